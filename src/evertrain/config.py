@@ -1,0 +1,100 @@
+"""Settings of a process: where the project lives and how hard it may work. Read from `EVERTRAIN_*` variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from evertrain.errors import ConfigError
+
+PROJECT_FILES = ("project.py", "evertrain.toml")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this process behaves. Every field can be set as `EVERTRAIN_<FIELD>` in capitals.
+
+    Attributes:
+        children: worker child processes, at least 1; by default one less than the cores.
+        lease_s: seconds after which a silent worker's items are given to another.
+        beat_s: seconds between two signs of life; at most a third of `lease_s`.
+        tick_s: seconds between two looks of the loop at schedules and queue.
+        check_s: seconds between two looks at files, age and score; the watcher sees files sooner.
+        drain_s: seconds that running items get to finish when the loop is asked to stop.
+        batch_s: seconds of work, by the last measured fits, that are handed to a child at once.
+        batch_items: items that are handed to a child at once, at most.
+        busy_s: seconds to wait for another process's write before giving up.
+        child_items: items after which a child is replaced.
+        child_mb: memory after an item, in MB, at which a child is replaced.
+    """
+
+    children: int = 0
+    lease_s: float = 30.0
+    beat_s: float = 5.0
+    tick_s: float = 1.0
+    check_s: float = 300.0
+    drain_s: float = 30.0
+    batch_s: float = 5.0
+    batch_items: int = 500
+    busy_s: float = 5.0
+    child_items: int = 5000
+    child_mb: float = 1500.0
+
+    def __post_init__(self) -> None:
+        if self.lease_s < 3 * self.beat_s:
+            raise ConfigError("beat_s", self.beat_s, f"at most a third of lease_s, {self.lease_s / 3:g}")
+        for one in fields(self):
+            if getattr(self, one.name) < 0:
+                raise ConfigError(one.name, getattr(self, one.name), "a number of at least 0")
+
+    @property
+    def child_count(self) -> int:
+        return self.children or max(1, (os.cpu_count() or 2) - 1)
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of the environment, by default this process's.
+
+    Raises:
+        ConfigError: a value is no number, names the variable.
+    """
+    environment = os.environ if environment is None else environment
+    values: dict[str, float] = {}
+    for one in fields(Settings):
+        variable = f"EVERTRAIN_{one.name.upper()}"
+        if text := environment.get(variable):
+            try:
+                values[one.name] = int(text) if one.type == "int" else float(text)
+            except ValueError:
+                raise ConfigError(variable, text, "a number") from None
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def find_project(start: Path, environment: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of the project: `EVERTRAIN_PROJECT`, else the nearest parent that holds a project file.
+
+    Raises:
+        ConfigError: no folder up to the root holds one.
+    """
+    environment = os.environ if environment is None else environment
+    if named := environment.get("EVERTRAIN_PROJECT"):
+        start = Path(named)
+        if project_file(start):
+            return start.resolve()
+        raise ConfigError("EVERTRAIN_PROJECT", named, f"a folder that holds {' or '.join(PROJECT_FILES)}")
+    for folder in (start.resolve(), *start.resolve().parents):
+        if project_file(folder):
+            return folder
+    raise ConfigError(
+        "project folder",
+        str(start),
+        f"a folder that holds {' or '.join(PROJECT_FILES)}, or one below it; "
+        "`evertrain init` writes one, -C DIR names another",
+    )
+
+
+def project_file(folder: Path) -> Path | None:
+    """Return the project file in `folder`, or None. `project.py` comes before `evertrain.toml`."""
+    return next((folder / name for name in PROJECT_FILES if (folder / name).is_file()), None)

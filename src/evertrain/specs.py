@@ -1,0 +1,727 @@
+"""Declarations: what a project is made of, as frozen values that print, compare and turn into JSON and TOML.
+
+A declaration is validated when it is made. Nothing here runs anything: trainers and functions are import paths with
+parameters, so that the loop, the server and the command line can work from the stored JSON without importing a
+line of user code.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, dataclass_transform
+
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from evertrain.errors import ConfigError, UnknownName
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def spec(cls: type[T]) -> type[T]:
+    """Make `cls` a validated frozen dataclass whose errors are `ConfigError`."""
+    made: Any = dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)
+    checked = made.__init__
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        try:
+            checked(self, *args, **kwargs)
+        except ValidationError as error:
+            raise config_error(cls.__name__, error) from None
+
+    made.__init__ = __init__
+    return made  # type: ignore[no-any-return]
+
+
+def config_error(where: str, error: ValidationError) -> ConfigError:
+    """Return the first fault of a pydantic error in our words: name, value, what is allowed."""
+    first = error.errors()[0]
+    loc = [str(part) for part in first["loc"]]
+    fields = _fields_of(where)
+    if fields and loc[0].isdigit():  # pydantic names a positional argument by its place
+        loc[0] = fields[int(loc[0])]
+    name = ".".join([where, *loc])
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return UnknownName(".".join([where, *loc[:-1]]) + " field", loc[-1], fields)
+    if first["type"] in ("missing", "missing_argument"):
+        return ConfigError(name, "missing", "a value")
+    cause = first.get("ctx", {}).get("error")
+    allowed = str(cause) if cause else first["msg"].removeprefix("Input should be ")
+    return ConfigError(name, first["input"], allowed)
+
+
+def _fields_of(where: str) -> list[str]:
+    found = globals().get(where)
+    return list(getattr(found, "__dataclass_fields__", {}))
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def parse_duration(value: object) -> timedelta:
+    """Return the duration that a text such as "2s", "24h", "90d" or "1h30m" names.
+
+    >>> parse_duration("1h30m")
+    datetime.timedelta(seconds=5400)
+    """
+    allowed = "a duration such as '2s', '10m', '24h' or '90d'"
+    if isinstance(value, timedelta):
+        found = value
+    elif isinstance(value, str) and re.fullmatch(r"(\d+(\.\d+)?\s*[smhdw]\s*)+", value.strip()):
+        parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhdw])", value)
+        found = timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    else:
+        raise ValueError(allowed)
+    if found < timedelta(0):
+        raise ValueError(allowed)
+    return found
+
+
+def format_duration(value: timedelta) -> str:
+    """Return the shortest text that `parse_duration` reads back.
+
+    >>> format_duration(timedelta(hours=36))
+    '1d12h'
+    """
+    left, parts = value.total_seconds(), []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if left >= size:
+            parts.append(f"{int(left // size)}{unit}")
+            left %= size
+    if left or not parts:
+        parts.append(f"{left:g}s")
+    return "".join(parts)
+
+
+def parse_share(value: object) -> float:
+    """Return the share that "5%" or 0.05 names.
+
+    >>> parse_share("5%")
+    0.05
+    """
+    allowed = "a share such as '5%' or 0.05, from 0 to 1"
+    if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)):
+        number = float(found[1]) / 100
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value)
+    else:
+        raise ValueError(allowed)
+    if not 0 <= number <= 1:
+        raise ValueError(allowed)
+    return number
+
+
+def parse_name(value: object) -> str:
+    """Return `value` if it can be a name: names are data and go into URLs, logs and messages, never into paths."""
+    allowed = "a name of 1 to 64 characters from a-z, 0-9, '.', '_' and '-', beginning with a letter or digit"
+    if not isinstance(value, str) or unicodedata.normalize("NFKC", value) != value or not _NAME.fullmatch(value):
+        raise ValueError(allowed)
+    return value
+
+
+def parse_import_path(value: object) -> str:
+    if not isinstance(value, str) or not _IMPORT_PATH.fullmatch(value):
+        raise ValueError("an import path such as 'features:build' (module:function)")
+    return value
+
+
+def _parse_features(value: object) -> object:
+    if isinstance(value, str):
+        return parse_import_path(value)
+    return _text_tuple(value)
+
+
+def _text_tuple(value: object) -> object:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError("a list of column names")
+    return tuple(value)
+
+
+def _parse_dimensions(value: object) -> object:
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, Sequence):
+        raise ValueError("a column name or a list of them")
+    return tuple(Dimension(one) if isinstance(one, str) else one for one in value)
+
+
+def _parse_url(value: object) -> str:
+    if not isinstance(value, str) or not re.match(r"env:[A-Za-z_]\w*$|[a-z][a-z0-9+.-]*:", value):
+        raise ValueError("a database URL such as 'sqlite:///shop.db', or 'env:NAME' to read it from a variable")
+    if re.match(r"[a-z0-9+.-]+://[^/@]*:[^/@]+@", value):
+        raise ValueError("a URL without a password; put the whole URL into a variable and declare 'env:NAME'")
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
+Share = Annotated[float, BeforeValidator(parse_share)]
+Name = Annotated[str, BeforeValidator(parse_name)]
+ImportPath = Annotated[str, BeforeValidator(parse_import_path)]
+Columns = Annotated[tuple[str, ...], BeforeValidator(_text_tuple)]
+Url = Annotated[str, BeforeValidator(_parse_url)]
+Text = Annotated[str, Field(min_length=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Auto(StrEnum):
+    """What Evertrain may do by itself: train; record every decision and train nothing; look at nothing."""
+
+    TRAIN = "train"
+    OBSERVE = "observe"
+    OFF = "off"
+
+
+class Cause(StrEnum):
+    """Why training was asked for: one list for triggers, decisions, runs, history and metrics."""
+
+    DECLARATION = "declaration"
+    MANUAL = "manual"
+    DATA_CHANGE = "data_change"
+    UPLOAD = "upload"
+    SCORE_DROP = "score_drop"
+    DRIFT = "drift"
+    AGE = "age"
+    SCHEDULE = "schedule"
+    ENVIRONMENT = "environment"
+
+    @property
+    def is_correction(self) -> bool:
+        """The champion learnt from data now known to be incomplete or wrong, or a person asked."""
+        return self in (Cause.DECLARATION, Cause.MANUAL, Cause.DATA_CHANGE, Cause.UPLOAD)
+
+
+# --- sources ----------------------------------------------------------------------------------------------------
+
+
+@spec
+class BadRows:
+    """How many unusable rows a source may hold before all of it is refused: the larger of the two."""
+
+    share: Share = 0.01
+    rows: Annotated[int, Field(ge=0)] = 10
+
+
+SET_ASIDE = BadRows()
+REFUSE = BadRows(0.0, 0)
+
+
+def _parse_bad_rows(value: object) -> object:
+    named = {"set_aside": SET_ASIDE, "refuse": REFUSE}
+    if isinstance(value, str):
+        if value not in named:
+            raise ValueError("'set_aside', 'refuse' or BadRows(share, rows)")
+        return named[value]
+    return value
+
+
+OnBadRows = Annotated[BadRows, BeforeValidator(_parse_bad_rows)]
+
+
+@spec
+class CsvFile:
+    """Rows in a CSV file, relative to the project's folder.
+
+    Attributes:
+        key: columns that identify a row; without them a row is identified by its content.
+        time: column that says when a row happened; splits then go by time.
+        delimiter: one character; by default the one of , ; tab | that divides the header most often.
+        encoding: of the text; a byte order mark wins.
+        null: texts that mean "missing", beside an empty cell.
+        on_bad_rows: "set_aside" (up to 1 % or 10 rows), "refuse", or BadRows(share, rows).
+        max_shrink: share of its rows that the file may lose between two reads before the read is held back.
+    """
+
+    path: Text
+    key: Columns = ()
+    time: str | None = None
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    encoding: str = "utf-8"
+    null: Columns = ("NA", "N/A", "NaN", "nan", "null", "NULL")
+    on_bad_rows: OnBadRows = SET_ASIDE
+    max_shrink: Share = 0.5
+    kind: Literal["csv"] = "csv"
+
+
+@spec
+class ParquetFile:
+    """Rows in a Parquet file, relative to the project's folder."""
+
+    path: Text
+    key: Columns = ()
+    time: str | None = None
+    on_bad_rows: OnBadRows = SET_ASIDE
+    max_shrink: Share = 0.5
+    kind: Literal["parquet"] = "parquet"
+
+
+@spec
+class SqlQuery:
+    """The answer of a SELECT statement.
+
+    Attributes:
+        url: SQLAlchemy database URL, or "env:NAME".
+        query: the statement; run read-only where the database can.
+        probe: a cheap statement whose answer changes when the rows do, such as `select max(updated_at), count(*)
+            from sales`; without it every check reads all rows.
+    """
+
+    url: Url
+    query: Text
+    probe: str | None = None
+    key: Columns = ()
+    time: str | None = None
+    on_bad_rows: OnBadRows = SET_ASIDE
+    max_shrink: Share = 0.5
+    kind: Literal["sql"] = "sql"
+
+
+def sql_table(
+    url: str, table: str, *, probe: str | None = None, key: Sequence[str] = (), time: str | None = None
+) -> SqlQuery:
+    """Return a source of all rows of one table."""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?", table):
+        raise ConfigError("table", table, "a table name such as sales or shop.sales; use SqlQuery for anything else")
+    return SqlQuery(url, f"select * from {table}", probe=probe, key=tuple(key), time=time)  # noqa: S608
+
+
+@spec
+class Function:
+    """The data frame that a function of yours returns; it runs in a worker child.
+
+    Attributes:
+        function: "module:name"; called with `params`, answers a pandas or Polars data frame.
+        probe: "module:name" of a cheap function whose answer changes when the rows do.
+    """
+
+    function: ImportPath
+    params: Mapping[str, Any] = field(default_factory=dict)
+    probe: ImportPath | None = None
+    key: Columns = ()
+    time: str | None = None
+    on_bad_rows: OnBadRows = SET_ASIDE
+    max_shrink: Share = 0.5
+    kind: Literal["function"] = "function"
+
+
+Source = CsvFile | ParquetFile | SqlQuery | Function
+AnySource = Annotated[Source, Field(discriminator="kind")]
+
+
+# --- trainers ---------------------------------------------------------------------------------------------------
+
+
+@spec
+class Estimator:
+    """A scikit-learn estimator as import path and parameters; `Project.model` makes it from the object you pass.
+
+    Attributes:
+        preprocess: impute missing values and encode text columns first. None: unless `path` is a Pipeline.
+    """
+
+    path: ImportPath
+    params: Mapping[str, Any] = field(default_factory=dict)
+    preprocess: bool | None = None
+    kind: Literal["sklearn"] = "sklearn"
+
+
+@spec
+class Command:
+    """A program of yours that trains.
+
+    `{data}` is a CSV file of the training rows and `{out}` the model file to write. With `predict=` ("… --model
+    {model} --data {data} --out {out}", which writes one prediction a line under a header) the model is gated and
+    served; a `.skops` file with `format="skops"` needs no `predict`. No shell is involved.
+
+    Attributes:
+        task: what the program predicts, which chooses the scores.
+    """
+
+    run: Text
+    predict: str | None = None
+    format: Literal["file", "skops"] = "file"
+    task: Literal["classification", "regression"] = "regression"
+    kind: Literal["command"] = "command"
+
+
+@spec
+class Custom:
+    """A trainer class of yours as import path and parameters; see `Trainer` for what it must offer."""
+
+    path: ImportPath
+    params: Mapping[str, Any] = field(default_factory=dict)
+    kind: Literal["custom"] = "custom"
+
+
+@spec
+class Inline:
+    """A trainer object that lives in this process alone; needs `executor="inline"`."""
+
+    name: str
+    kind: Literal["inline"] = "inline"
+
+
+TrainerSpec = Estimator | Command | Custom | Inline
+AnyTrainer = Annotated[TrainerSpec, Field(discriminator="kind")]
+
+
+class Context(Protocol):
+    """What a trainer is told beside the rows."""
+
+    target: str
+    features: list[str]
+    seed: int
+
+    def progress(self, text: str, fraction: float | None = None) -> None:
+        """Report how far the fit is; throttled, so call it as often as you like."""
+
+
+class Trainer(Protocol):
+    """What Evertrain asks of a trainer class.
+
+    `fit` gets a pandas frame with target and features and answers a fitted object. `save` writes that object as
+    bytes and `load` reads them back; the loaded object, not the fitted one, is judged and served. `predict` answers
+    one value per row, in order. `libraries` names the distributions whose version matters to saved models. `task`
+    is "classification" or "regression".
+    """
+
+    task: str
+    libraries: Sequence[str]
+
+    def fit(self, frame: pd.DataFrame, context: Context) -> Any: ...
+
+    def save(self, fitted: Any) -> bytes: ...
+
+    def load(self, data: bytes) -> Any: ...
+
+    def predict(self, fitted: Any, frame: pd.DataFrame) -> Any: ...
+
+
+# --- triggers ---------------------------------------------------------------------------------------------------
+
+
+@spec
+class DataChange:
+    """Rows were added, edited or removed.
+
+    Attributes:
+        quiet: how long the source must lie still before it is read.
+        max_delay: after this long it is read even if it never lies still.
+    """
+
+    quiet: Duration = timedelta(seconds=2)
+    max_delay: Duration = timedelta(minutes=10)
+    kind: Literal["data_change"] = "data_change"
+
+
+@spec
+class MaxAge:
+    """The champion was trained longer ago than `limit`."""
+
+    limit: Duration
+    kind: Literal["age"] = "age"
+
+
+@spec
+class Schedule:
+    """A moment of the calendar: `every` "day", "week", "month" at `at`, or a five-field cron expression.
+
+    Attributes:
+        day: of the week (0 = Monday) or of the month (1 to 31; a month that lacks it uses its last day).
+        zone: IANA time zone; None is the project's.
+    """
+
+    every: Literal["day", "week", "month", "cron"]
+    at: str = "03:00"
+    day: int | None = None
+    cron: str | None = None
+    zone: str | None = None
+    kind: Literal["schedule"] = "schedule"
+
+
+@spec
+class ScoreDrop:
+    """The champion scores worse on labelled rows newer than its training than it did when promoted.
+
+    Attributes:
+        threshold: relative to the score at promotion; 5 % of 0.90 fires below 0.855.
+        score: which score; None is the gate's.
+        min_rows: labelled rows needed before the check says anything.
+    """
+
+    threshold: Share = 0.05
+    score: str | None = None
+    min_rows: Positive = 30
+    kind: Literal["score_drop"] = "score_drop"
+
+
+@spec
+class Environment:
+    """The libraries that the champion was trained with have changed (major.minor).
+
+    Attributes:
+        action: "report" records it; "retrain" also trains, one model at a time. A fit that no longer loads is
+            critical and trains either way.
+    """
+
+    action: Literal["report", "retrain"] = "report"
+    kind: Literal["environment"] = "environment"
+
+
+Trigger = DataChange | MaxAge | Schedule | ScoreDrop | Environment
+AnyTrigger = Annotated[Trigger, Field(discriminator="kind")]
+
+_DAYS = {name: i for i, name in enumerate(["mon", "tue", "wed", "thu", "fri", "sat", "sun"])}
+
+
+def on_data_change(quiet: str | timedelta = "2s", max_delay: str | timedelta = "10m") -> DataChange:
+    """Train when rows change, once the source has been quiet for `quiet`, at the latest after `max_delay`."""
+    return DataChange(_checked("quiet", parse_duration, quiet), _checked("max_delay", parse_duration, max_delay))
+
+
+def max_age(limit: str | timedelta) -> MaxAge:
+    """Train when the champion is older than `limit`, e.g. `max_age("24h")`."""
+    return MaxAge(_checked("max_age", parse_duration, limit))
+
+
+def daily(at: str = "03:00", zone: str | None = None) -> Schedule:
+    """Train every day at `at`, "HH:MM" in `zone`."""
+    return Schedule("day", at=at, zone=zone)
+
+
+def weekly(day: str | int, at: str = "03:00", zone: str | None = None) -> Schedule:
+    """Train every week on `day`: "wed", or 0 (Monday) to 6 (Sunday)."""
+    number = _DAYS.get(day[:3].lower(), -1) if isinstance(day, str) else day
+    if number not in range(7) or isinstance(number, bool):
+        raise ConfigError("day", day, "mon, tue, wed, thu, fri, sat, sun, or 0 (Monday) to 6 (Sunday)")
+    return Schedule("week", at=at, day=number, zone=zone)
+
+
+def monthly(at: str = "03:00", day: int = 1, zone: str | None = None) -> Schedule:
+    """Train every month on day `day`, by default the first."""
+    return Schedule("month", at=at, day=day, zone=zone)
+
+
+def cron(expression: str, zone: str | None = None) -> Schedule:
+    """Train by a five-field cron expression, e.g. `cron("0 */6 * * *")`."""
+    return Schedule("cron", cron=expression, zone=zone)
+
+
+def on_score_drop(threshold: str | float = "5%", score: str | None = None, min_rows: int = 30) -> ScoreDrop:
+    """Train when the champion's score on new labelled rows fell by `threshold`, relative to its promotion."""
+    return ScoreDrop(_checked("threshold", parse_share, threshold), score, min_rows)
+
+
+def on_environment_change(action: Literal["report", "retrain"] = "report") -> Environment:
+    """Report, or retrain, when the libraries that the champion was trained with changed."""
+    return Environment(action)
+
+
+def _checked(name: str, parse: Callable[[object], T], value: object) -> T:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise ConfigError(name, value, str(error)) from None
+
+
+# --- models and the project -------------------------------------------------------------------------------------
+
+
+@spec
+class Gate:
+    """What a challenger must pass.
+
+    Attributes:
+        score: the score that decides; None is accuracy for classifiers, r2 for regressions.
+        tolerance: how much worse than the champion's, relative, still passes for a correction, or for a refresh on
+            few rows.
+        min_holdout: hold-out rows without which the two are not compared and only the guards apply.
+        beat_baseline: refuse a challenger that is no better than guessing where the champion was.
+    """
+
+    score: str | None = None
+    tolerance: Share = 0.05
+    min_holdout: Positive = 10
+    beat_baseline: bool = True
+
+
+@spec
+class Dimension:
+    """A column that divides a model into partitions, and how it reads: "1 town", "3 towns"."""
+
+    name: Text
+    singular: str | None = None
+    plural: str | None = None
+
+    def count(self, number: int) -> str:
+        one = self.singular or self.name
+        return f"{number} {one if number == 1 else self.plural or one + 's'}"
+
+
+Dimensions = Annotated[tuple[Dimension, ...], BeforeValidator(_parse_dimensions)]
+
+
+@spec
+class ModelSpec:
+    """A model: what is kept fresh. See `Project.model` for the fields in words."""
+
+    name: Name
+    source: Name
+    target: Text
+    trainer: AnyTrainer
+    features: Annotated[tuple[str, ...] | str | None, BeforeValidator(lambda v: v and _parse_features(v))] = None
+    scores: Columns = ()
+    gate: Gate = Gate()
+    triggers: tuple[AnyTrigger, ...] = (DataChange(),)
+    partition_by: Dimensions = ()
+    rollups: tuple[Columns, ...] | None = None
+    overall: str = "Overall"
+    min_samples: Positive = 100
+    window: Duration | None = None
+    holdout: Share = 0.2
+    gap: Duration = timedelta(0)
+    auto: Auto = Auto.TRAIN
+    trainer_version: Positive = 1
+    deadline: Duration = timedelta(hours=1)
+    memory_mb: Annotated[int, Field(ge=64)] | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+
+    def __post_init__(self) -> None:
+        names = self.dimensions
+        for kept in self.rollups or ():
+            if unknown := [name for name in kept if name not in names]:
+                raise UnknownName("rollups", unknown[0], names)
+            if len(kept) >= len(names):
+                raise ConfigError("rollups", list(kept), "lists that drop at least one dimension")
+        if len(set(names)) < len(names):
+            raise ConfigError("partition_by", names, "each column once")
+        if self.target in names:
+            raise ConfigError("partition_by", self.target, "columns other than the target")
+        if not 0 < self.holdout < 1:
+            raise ConfigError("holdout", self.holdout, "a share between 0 and 1")
+        if isinstance(self.features, tuple) and self.target in self.features:
+            raise ConfigError("features", self.target, "columns other than the target")
+
+    @property
+    def dimensions(self) -> list[str]:
+        return [one.name for one in self.partition_by]
+
+    @property
+    def levels(self) -> list[tuple[str, ...]]:
+        """The rollups above the partitions; by default one above all where there are partitions."""
+        if self.rollups is not None:
+            return list(self.rollups)
+        return [()] if self.partition_by else []
+
+
+@spec
+class Callback:
+    """Call "module:function" as `(model_name, status, duration, **kwargs)` for every ended run, in a worker child."""
+
+    function: ImportPath
+    kind: Literal["callback"] = "callback"
+
+
+@spec
+class Message:
+    """Send ended runs through Apprise (needs `evertrain[notify]`); `url` is "env:NAME" or an URL without secrets.
+
+    Attributes:
+        on: which runs: "all", or only those that "changed" the champion or failed.
+    """
+
+    url: Text
+    on: Literal["all", "changed"] = "changed"
+    kind: Literal["message"] = "message"
+
+
+AnyNotify = Annotated[Callback | Message, Field(discriminator="kind")]
+
+
+@spec
+class Retention:
+    """What is kept beyond the champions and their predecessors.
+
+    Attributes:
+        fits: newest fits of each partition.
+        days: every fit younger than this many days.
+        events_days: age of the log, in days.
+    """
+
+    fits: Positive = 5
+    days: Annotated[int, Field(ge=0)] = 7
+    events_days: Positive = 90
+
+
+@spec
+class ProjectSpec:
+    """Everything a project declares: the snapshot that is kept in the store."""
+
+    name: Name
+    store: str = "sqlite:///evertrain.db"
+    zone: str | None = None
+    auto: Auto = Auto.TRAIN
+    executor: Literal["children", "inline"] = "children"
+    sources: Mapping[Name, AnySource] = field(default_factory=dict)
+    models: Mapping[Name, ModelSpec] = field(default_factory=dict)
+    notify: tuple[AnyNotify, ...] = ()
+    keep: Retention = Retention()
+
+    def __post_init__(self) -> None:
+        for name, model in self.models.items():
+            if model.source not in self.sources:
+                raise UnknownName(f"models.{name}.source", model.source, self.sources)
+            if model.name != name:
+                raise ConfigError(f"models.{name}.name", model.name, name)
+            if isinstance(model.trainer, Inline) and self.executor != "inline":
+                raise ConfigError(
+                    f"models.{name}.trainer",
+                    model.trainer.name,
+                    "a class or function that lives in a module, or executor='inline' to train in this process",
+                )
+
+
+_PROJECT: TypeAdapter[ProjectSpec] = TypeAdapter(ProjectSpec)
+_MODEL: TypeAdapter[ModelSpec] = TypeAdapter(ModelSpec)
+_TRIGGER: TypeAdapter[Trigger] = TypeAdapter(AnyTrigger)
+
+
+def encode(declared: ProjectSpec | ModelSpec) -> dict[str, Any]:
+    """Return a declaration as plain JSON values."""
+    adapter: TypeAdapter[Any] = _PROJECT if isinstance(declared, ProjectSpec) else _MODEL
+    found: dict[str, Any] = adapter.dump_python(declared, mode="json")
+    return found
+
+
+def decode_project(data: Mapping[str, Any]) -> ProjectSpec:
+    """Return the project that `encode`, or a TOML file with the same fields, describes."""
+    return _decode(_PROJECT, data, "project")
+
+
+def decode_model(data: Mapping[str, Any]) -> ModelSpec:
+    """Return the model that `encode` wrote."""
+    return _decode(_MODEL, data, "model")
+
+
+def decode_trigger(data: Mapping[str, Any]) -> Trigger:
+    """Return the trigger that a plain mapping with its `kind` describes."""
+    return _decode(_TRIGGER, data, "trigger")
+
+
+def _decode(adapter: TypeAdapter[T], data: Mapping[str, Any], where: str) -> T:
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        raise config_error(where, error) from None
