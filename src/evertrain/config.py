@@ -72,6 +72,38 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(**values)  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True)
+class Home:
+    """Where a project's files are, all below its folder."""
+
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.root / ".evertrain"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.folder / "artifacts"
+
+    @property
+    def extracts(self) -> Path:
+        return self.folder / "extracts"
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "scratch"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "logs" / "retraining.log"
+
+    @property
+    def output(self) -> Path:
+        """What trainers print."""
+        return self.root / "logs" / "trainers.log"
+
+
 def find_project(start: Path, environment: Mapping[str, str] | None = None) -> Path:
     """Return the folder of the project: `EVERTRAIN_PROJECT`, else the nearest parent that holds a project file.
 

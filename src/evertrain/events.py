@@ -6,7 +6,7 @@ transaction that changes the state it tells of; one event stands for a whole bat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -69,6 +69,30 @@ class Event:
     run_id: int | None = None
     actor: str = "evertrain"
     data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Return numbers in their order as text in which neighbours are one range: short for a batch of any size.
+
+    >>> ranges([1, 2, 3, 7, 5])
+    '1-3,7,5'
+    """
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
+
+
+def numbers(text: str) -> list[int]:
+    """Return the numbers that `ranges` wrote."""
+    found: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
 
 
 def sentence(event: Event) -> str:

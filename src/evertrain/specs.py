@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, dataclass_transform
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, cast, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -104,6 +105,19 @@ def format_duration(value: timedelta) -> str:
     if left or not parts:
         parts.append(f"{left:g}s")
     return "".join(parts)
+
+
+def spoken(value: timedelta) -> str:
+    """Return a duration as people say it, in one unit with at most one decimal.
+
+    >>> spoken(timedelta(hours=36)), spoken(timedelta(seconds=2.5)), spoken(timedelta(days=10))
+    ('36 h', '2.5 s', '10 d')
+    """
+    seconds = value.total_seconds()
+    for unit, size, least in (("d", 86400, 2 * 86400), ("h", 3600, 3600), ("min", 60, 120)):
+        if seconds >= least:
+            return f"{round(seconds / size, 1):g} {unit}"
+    return f"{round(seconds, 1):g} s"
 
 
 def parse_share(value: object) -> float:
@@ -397,8 +411,11 @@ class Trainer(Protocol):
     is "classification" or "regression".
     """
 
-    task: str
-    libraries: Sequence[str]
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def libraries(self) -> Sequence[str]: ...
 
     def fit(self, frame: pd.DataFrame, context: Context) -> Any: ...
 
@@ -696,13 +713,19 @@ class ProjectSpec:
 _PROJECT: TypeAdapter[ProjectSpec] = TypeAdapter(ProjectSpec)
 _MODEL: TypeAdapter[ModelSpec] = TypeAdapter(ModelSpec)
 _TRIGGER: TypeAdapter[Trigger] = TypeAdapter(AnyTrigger)
+_TRAINER: TypeAdapter[TrainerSpec] = TypeAdapter(AnyTrainer)
+_SOURCE: TypeAdapter[Source] = TypeAdapter(AnySource)
 
 
-def encode(declared: ProjectSpec | ModelSpec) -> dict[str, Any]:
+def encode(declared: ProjectSpec | ModelSpec | Source | TrainerSpec | Trigger) -> dict[str, Any]:
     """Return a declaration as plain JSON values."""
-    adapter: TypeAdapter[Any] = _PROJECT if isinstance(declared, ProjectSpec) else _MODEL
-    found: dict[str, Any] = adapter.dump_python(declared, mode="json")
+    found: dict[str, Any] = _adapter(cast("Any", type(declared))).dump_python(declared, mode="json")
     return found
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def decode_project(data: Mapping[str, Any]) -> ProjectSpec:
@@ -713,6 +736,16 @@ def decode_project(data: Mapping[str, Any]) -> ProjectSpec:
 def decode_model(data: Mapping[str, Any]) -> ModelSpec:
     """Return the model that `encode` wrote."""
     return _decode(_MODEL, data, "model")
+
+
+def decode_trainer(data: Mapping[str, Any]) -> TrainerSpec:
+    """Return the trainer that a plain mapping with its `kind` describes."""
+    return _decode(_TRAINER, data, "trainer")
+
+
+def decode_source(data: Mapping[str, Any]) -> Source:
+    """Return the source that a plain mapping with its `kind` describes."""
+    return _decode(_SOURCE, data, "source")
 
 
 def decode_trigger(data: Mapping[str, Any]) -> Trigger:

@@ -1,0 +1,1 @@
+"""Executors: what places the work, in this process or in worker children, and who supervises it."""

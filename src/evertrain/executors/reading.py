@@ -1,0 +1,74 @@
+"""Reading a source, in a worker: hostile files, large files and users' functions never meet the loop itself."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from evertrain.errors import DataError
+from evertrain.executors.training import Emit, Message
+from evertrain.sources import read
+from evertrain.sources.extract import Reading, extract
+from evertrain.sources.table import schema_of
+from evertrain.specs import Function, Source, decode_source
+
+_TRIES = 5
+_PAUSE_S = 0.2
+
+
+def read_source(task: Message, emit: Emit) -> None:
+    """Read a source once and write an extract for each model that uses it; answer what was found."""
+    source, root = decode_source(task["source"]), Path(task["root"])
+    started = time.monotonic()
+    if (probe := _probe(source)) is not None and probe == task.get("known") and not task["force"]:
+        emit({"type": "read", "unchanged": True, "stat": probe})
+        return
+    stat, table = _stable(source, root, task)
+    if probe is not None:
+        stat = probe
+    name = read.called(source)
+    answer: Message = {
+        "type": "read",
+        "stat": stat,
+        "rows": table.frame.height,
+        "columns": schema_of(table.frame),
+        "notes": table.notes,
+        "set_aside_count": table.set_aside_count,
+        "called": name,
+        "set_aside": [f"{name} line {one.line}: {one.reason} ({one.text})" for one in table.set_aside],
+        "models": {},
+        "problems": {},
+    }
+    for wanted in task["models"]:
+        reading = Reading(
+            **{**wanted["reading"], **{k: tuple(v) for k, v in wanted["reading"].items() if isinstance(v, list)}}
+        )
+        try:
+            answer["models"][reading.model] = extract(table, reading, Path(wanted["path"])).as_dict()
+        except (DataError, ValueError) as error:
+            answer["problems"][reading.model] = f"{name}: {error}"
+    answer["seconds"] = round(time.monotonic() - started, 3)
+    emit(answer)
+
+
+def _probe(source: Source) -> str | None:
+    if isinstance(source, Function) and source.probe:
+        return json.dumps(read.call(source.probe), default=str)
+    return None
+
+
+def _stable(source: Source, root: Path, task: Message) -> tuple[str | None, Any]:
+    """Read a source that did not change while it was read; a file that is being written is waited for.
+
+    A last line that is cut short and has no line end is likely being written. After the last try it is taken as it
+    stands, and the line is set aside.
+    """
+    for attempt in range(_TRIES):
+        before = read.look(source, root)
+        table = read.read(source, root, task.get("columns"))
+        if before == read.look(source, root) and not (table.unfinished_line and attempt < _TRIES - 1):
+            return before, table
+        time.sleep(_PAUSE_S)
+    raise DataError(f"{read.called(source)} kept changing while it was read; it is tried again at the next check")

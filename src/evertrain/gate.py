@@ -1,0 +1,180 @@
+"""The gate: may this challenger serve? From what was measured on one hold-out to a verdict with its reasons.
+
+Pure. Guards come first and fail hard; then the challenger is compared with the champion on the same rows. A
+challenger that equals the champion passes: it has seen newer rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evertrain import scores
+from evertrain.specs import Gate, ModelSpec
+from evertrain.states import ItemState
+
+Losses = NDArray[np.float64]
+
+# One-sided 5 % of the normal distribution: "better than guessing" must not be luck.
+_BEYOND_LUCK = 1.6449
+PAIRED_ROWS = 100
+
+
+class Method(StrEnum):
+    """How a verdict was reached."""
+
+    TOLERANCE = "tolerance"  # the two scores, and the tolerance of the gate
+    GUARDS = "guards"  # no comparable step: only the guards applied
+    FIRST = "first"  # there is no champion to compare with
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on one hold-out, the same rows for all.
+
+    Attributes:
+        score: the name of the gate's score.
+        rows: hold-out rows.
+        challenger, champion, baseline: the score of each; None where it could not be had, with `incomparable`
+            saying why for the champion.
+        losses: loss of each row, by "challenger", "champion" and "baseline"; what the paired statistics need.
+        champion_beat_baseline: whether the champion was better than guessing when it was promoted.
+        problem: what a guard found already where the challenger ran, e.g. a prediction that is not a number.
+    """
+
+    score: str
+    rows: int
+    challenger: float | None
+    champion: float | None = None
+    baseline: float | None = None
+    losses: dict[str, Losses] = field(default_factory=dict)
+    has_champion: bool = False
+    champion_beat_baseline: bool = False
+    champion_promoted: float | None = None
+    incomparable: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome, its reason in words, and the numbers behind it."""
+
+    outcome: ItemState
+    method: Method
+    reason: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def promotes(self) -> bool:
+        return self.outcome is ItemState.PROMOTED
+
+
+def check(spec: ModelSpec) -> None:
+    """Raise `UnknownName` for a score that does not exist."""
+    for name in (*spec.scores, *([spec.gate.score] if spec.gate.score else [])):
+        scores.get(name)
+
+
+def judge(gate: Gate, measured: Measured, *, correction: bool) -> Verdict:
+    """Return the verdict on a challenger; there always is one.
+
+    A correction is promoted unless a guard fails or it is worse by more than the tolerance: its champion learnt from
+    rows now known to be wrong or incomplete. A refresh owes more, the paired test; until there are rows enough for
+    that test the tolerance decides for it as well, and the verdict says so.
+    """
+    numbers = _numbers(measured)
+    if reason := _guard(gate, measured):
+        return Verdict(ItemState.REJECTED, Method.GUARDS, reason, numbers)
+    shown = _shown(measured.score, measured.challenger)
+    if not measured.has_champion:
+        warning = "" if _beats_baseline(measured) is not False else "; no better than guessing"
+        return Verdict(
+            ItemState.PROMOTED, Method.FIRST, f"first model, {shown} on {_rows(measured.rows)}{warning}", numbers
+        )
+    if measured.incomparable or measured.rows < gate.min_holdout:
+        why = measured.incomparable or f"{_rows(measured.rows)} held out, the comparison needs {gate.min_holdout}"
+        return Verdict(
+            ItemState.PROMOTED, Method.GUARDS, f"not compared with the champion ({why}); the guards passed", numbers
+        )
+    return _compare(gate, measured, numbers, correction=correction)
+
+
+def _compare(gate: Gate, measured: Measured, numbers: dict[str, Any], *, correction: bool) -> Verdict:
+    better = scores.improvement(measured.score, measured.champion, measured.challenger)
+    numbers |= {"improvement": better.percent, "improvement_points": better.points}
+    facts = (
+        f"{_shown(measured.score, measured.challenger)} against {scores.format_score(measured.score, measured.champion)}"
+        f"{f' ({better.percent:+.1f} %)' if better.percent is not None else ''} on {_rows(measured.rows)}"
+    )
+    paired = f"; the paired test needs {PAIRED_ROWS}" if not correction and measured.rows < PAIRED_ROWS else ""
+    if better.within(gate.tolerance):
+        word = (
+            "better"
+            if better.is_better
+            else "equal"
+            if better.points == 0
+            else f"within the {gate.tolerance:.0%} tolerance"
+        )
+        return Verdict(ItemState.PROMOTED, Method.TOLERANCE, f"{facts}: {word}{paired}", numbers)
+    return Verdict(
+        ItemState.REJECTED, Method.TOLERANCE, f"{facts}: worse by more than the {gate.tolerance:.0%} tolerance", numbers
+    )
+
+
+def _guard(gate: Gate, measured: Measured) -> str | None:
+    if measured.problem:
+        return measured.problem
+    if measured.rows and (measured.challenger is None or not math.isfinite(measured.challenger)):
+        return f"its {measured.score} is not defined on {_rows(measured.rows)}"
+    if gate.beat_baseline and measured.champion_beat_baseline and _beats_baseline(measured) is False:
+        return (
+            f"no better than guessing: {_shown(measured.score, measured.challenger)} against"
+            f" {scores.format_score(measured.score, measured.baseline)} for always the same answer, on"
+            f" {_rows(measured.rows)}; the champion had"
+            f" {scores.format_score(measured.score, measured.champion_promoted)} when promoted"
+        )
+    return None
+
+
+def beats_baseline(measured: Measured) -> bool:
+    """Return whether the challenger is better than guessing, beyond luck; stored with each fit."""
+    return bool(_beats_baseline(measured))
+
+
+def _beats_baseline(measured: Measured) -> bool | None:
+    own, guess = measured.losses.get("challenger"), measured.losses.get("baseline")
+    if own is None or guess is None or own.size < 2:
+        return None
+    gain = guess - own
+    spread = float(np.std(gain, ddof=1)) / math.sqrt(gain.size)
+    mean = float(np.mean(gain))
+    return mean > _BEYOND_LUCK * spread if math.isfinite(mean) else False
+
+
+def _numbers(measured: Measured) -> dict[str, Any]:
+    found = {
+        "score": measured.score,
+        "rows": measured.rows,
+        "challenger": measured.challenger,
+        "champion": measured.champion,
+        "baseline": measured.baseline,
+    }
+    own, old = measured.losses.get("challenger"), measured.losses.get("champion")
+    if own is not None and old is not None and own.size > 1:
+        gain = old - own
+        found["gain"] = float(np.mean(gain))
+        found["gain_se"] = float(np.std(gain, ddof=1) / math.sqrt(gain.size))
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in found.items()}
+
+
+def _shown(score: str, value: float | None) -> str:
+    return f"{scores.get(score).name} {scores.format_score(score, value)}"
+
+
+def _rows(number: int) -> str:
+    return f"{number} hold-out row{'' if number == 1 else 's'}"

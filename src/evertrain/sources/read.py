@@ -1,0 +1,190 @@
+"""Reading a source, whatever it is, into one table; and looking at it without reading."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evertrain.errors import ConfigError, DataError
+from evertrain.specs import CsvFile, Function, ParquetFile, Source, SqlQuery
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from evertrain.sources.table import Schema, Table
+
+
+def called(source: Source) -> str:
+    """Return how messages name a source: the file's name, the query, the function."""
+    if isinstance(source, CsvFile | ParquetFile):
+        return Path(source.path).name
+    return (
+        source.function
+        if isinstance(source, Function)
+        else source.query
+        if len(source.query) <= 60
+        else (source.query[:57] + "...")
+    )
+
+
+def look(source: Source, root: Path) -> str | None:
+    """Return a text that changes when the source may have changed, without reading it; None when only reading tells.
+
+    A file replaced by rename has another inode, so it is seen whatever its size and time.
+
+    Raises:
+        DataError: the file does not exist, or is no regular file.
+    """
+    if isinstance(source, CsvFile | ParquetFile):
+        path = root / source.path
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            raise DataError(f"{source.path} is missing", source=source.path) from None
+        except OSError as error:
+            raise DataError(f"{source.path} cannot be looked at: {error.strerror}", source=source.path) from None
+        if not path.is_file():
+            raise DataError(f"{source.path} is no regular file", source=source.path)
+        return json.dumps([found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns])
+    if isinstance(source, SqlQuery) and source.probe:
+        return json.dumps([list(row) for row in _select(source, source.probe)[1]], default=str)
+    return None
+
+
+def read(source: Source, root: Path, expected: Schema | None = None) -> Table:
+    """Read a whole source.
+
+    Raises:
+        DataError: the source cannot be used; says where and why.
+    """
+    if isinstance(source, CsvFile):
+        return _read_csv(source, root, expected)
+    if isinstance(source, ParquetFile):
+        return _read_parquet(source, root)
+    return _read_sql(source) if isinstance(source, SqlQuery) else _call(source)
+
+
+def _read_csv(source: CsvFile, root: Path, expected: Schema | None) -> Table:
+    from evertrain.sources import csvtext
+
+    try:
+        data = (root / source.path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{source.path} cannot be read: {error.strerror}", source=source.path) from None
+    return csvtext.parse(data, source, expected=expected)
+
+
+def _read_parquet(source: ParquetFile, root: Path) -> Table:
+    import polars as pl
+
+    try:
+        # From bytes in memory, so that a file replaced while it is read cannot give a mixture.
+        frame = pl.read_parquet((root / source.path).read_bytes())
+    except OSError as error:
+        raise DataError(f"{source.path} cannot be read: {error}", source=source.path) from None
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{source.path} is no usable Parquet file: {error}", source=source.path) from None
+    return _typed(frame, source)
+
+
+def _read_sql(source: SqlQuery) -> Table:
+    import polars as pl
+
+    names, rows = _select(source, source.query)
+    try:
+        frame = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
+    except (pl.exceptions.PolarsError, TypeError) as error:
+        raise DataError(f"the answer of {called(source)!r} has mixed types in a column: {error}") from None
+    return _typed(frame, source)
+
+
+def _select(source: SqlQuery, statement: str) -> tuple[list[str], Sequence[Any]]:
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import SQLAlchemyError
+
+    url = source.url
+    if url.startswith("env:"):
+        variable = url.removeprefix("env:")
+        if not (url := os.environ.get(variable, "")):
+            raise ConfigError("url", source.url, f"the variable {variable} with a database URL; it is not set")
+    try:
+        engine = create_engine(url)
+        try:
+            with engine.connect() as connection:
+                if isinstance(driver := connection.connection.driver_connection, sqlite3.Connection):
+                    driver.execute("PRAGMA query_only = ON")
+                answer = connection.execute(text(statement))
+                return list(answer.keys()), [tuple(row) for row in answer]
+        finally:
+            engine.dispose()
+    except (SQLAlchemyError, ImportError) as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise DataError(f"{called(source)!r} failed: {reason}") from None
+
+
+def _call(source: Function) -> Table:
+    """Call a user's function; only a worker child comes here."""
+    import polars as pl
+
+    frame = call(source.function, **dict(source.params))
+    if not isinstance(frame, pl.DataFrame):
+        try:
+            frame = pl.DataFrame({str(name): _plain(frame[name]) for name in frame.columns})
+        except Exception as error:  # noqa: BLE001 - whatever a user's function answers
+            raise DataError(
+                f"{source.function} answered {type(frame).__name__}; a pandas or Polars data frame is needed ({error})"
+            ) from None
+    return _typed(frame, source)
+
+
+def call(path: str, **params: Any) -> Any:
+    """Import "module:function" and call it.
+
+    Raises:
+        ConfigError: there is no such module or function.
+    """
+    return load(path)(**params)
+
+
+def load(path: str) -> Any:
+    """Return what an import path names."""
+    module, _, name = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError("import path", path, f"an importable module:name ({error})") from None
+    return found
+
+
+def _plain(series: Any) -> Any:
+    """Return a pandas column as values that Polars takes without pyarrow."""
+    if str(series.dtype).startswith("datetime64"):
+        return series.dt.tz_localize(None) if getattr(series.dtype, "tz", None) is None else series.dt.tz_convert("UTC")
+    if series.dtype == object or str(series.dtype) in ("string", "category"):
+        return [None if value is None or value != value else value for value in series.tolist()]
+    return series.to_numpy()
+
+
+def _typed(frame: pl.DataFrame, source: Source) -> Table:
+    import polars as pl
+
+    from evertrain.sources.table import DTYPES, ColumnType, Table, schema_of
+
+    naive = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime) and dtype.time_zone is None]
+    frame = frame.with_columns(
+        [pl.col(name).dt.replace_time_zone("UTC") for name in naive]
+        + [pl.col(name).cast(pl.Float64) for name, dtype in frame.schema.items() if dtype.is_decimal()]
+    )
+    try:
+        types = schema_of(frame)
+        frame = frame.with_columns([pl.col(name).cast(DTYPES[ColumnType(kind)]) for name, kind in types.items()])
+    except (DataError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{called(source)}: {error}") from None
+    return Table(frame)

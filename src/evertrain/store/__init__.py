@@ -1,0 +1,1 @@
+"""The store: every fact that outlives a process, in one SQL database."""

@@ -1,0 +1,198 @@
+"""What is wanted, planned, considered and trained: the level-triggered heart of the store.
+
+Every request draws one commit number. A partition whose `wanted` is above `considered` is due; above `trained` it is
+behind; above `planned` it still needs a place in a run. A request for a whole model raises one number in the model's
+row and enumerates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evertrain.events import Kind
+from evertrain.partitions import WHOLE, KeyText
+from evertrain.specs import Cause
+from evertrain.store.connect import Record, Tx
+
+_CORRECTIONS = ", ".join(f"'{cause}'" for cause in Cause if cause.is_correction)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Why training is asked for, and by whom."""
+
+    cause: Cause
+    reason: str
+    actor: str = "evertrain"
+    forced: bool = False
+
+
+def find_partitions(tx: Tx, model_id: int, model: str, keys: Mapping[KeyText, bool], request: Request) -> int:
+    """Add keys that appeared (each with whether it is a leaf) and bring retired ones back; all are due from birth.
+
+    Returns:
+        How many were new or back.
+    """
+    if not keys:
+        return 0
+    commit = tx.next("commit")
+    changed = tx.many(
+        "INSERT INTO partitions(model_id, key, leaf, wanted, cause, reason, actor)"
+        " VALUES (:model, :key, :leaf, :commit, :cause, :reason, :actor) ON CONFLICT(model_id, key) DO UPDATE"
+        " SET state = 'live', wanted = excluded.wanted, cause = excluded.cause, reason = excluded.reason,"
+        " actor = excluded.actor WHERE partitions.state = 'retired'",
+        [
+            {
+                "model": model_id,
+                "key": key,
+                "leaf": leaf,
+                "commit": commit,
+                "cause": request.cause,
+                "reason": request.reason,
+                "actor": request.actor,
+            }
+            for key, leaf in keys.items()
+        ],
+    )
+    if changed:
+        tx.event(Kind.PARTITIONS_FOUND, model=model, count=changed, commit=commit, keys=list(keys)[:20])
+    return changed
+
+
+def retire_partitions(tx: Tx, model: str, ids: Sequence[int]) -> None:
+    """Take partitions without rows out of service; their history stays."""
+    if not ids:
+        return
+    rows = [{"id": one, "at": tx.now_text} for one in ids]
+    tx.many(
+        "UPDATE partitions SET state = 'retired', champion_id = NULL, champion_input = NULL, trained_at = NULL,"
+        " rows = 0, seen = NULL, asked = NULL, considered = max(considered, wanted), planned = max(planned, wanted)"
+        " WHERE id = :id",
+        rows,
+    )
+    tx.many("UPDATE activations SET until_at = :at WHERE partition_id = :id AND until_at IS NULL", rows)
+    epoch = tx.next("epoch")
+    tx.many("UPDATE partitions SET epoch = :epoch WHERE id = :id", [{"id": one, "epoch": epoch} for one in ids])
+    tx.event(Kind.PARTITIONS_RETIRED, model=model, count=len(ids), partitions=list(ids))
+
+
+def want(tx: Tx, model_id: int, model: str, request: Request, keys: Iterable[KeyText] | None = None) -> int:
+    """Ask for training of the given partitions, or of the whole model, and return the commit number.
+
+    A refresh does not soften a correction that is still open: the correction's cause stays.
+    """
+    commit = tx.next("commit")
+    values: dict[str, Any] = {
+        "commit": commit,
+        "cause": request.cause,
+        "reason": request.reason,
+        "actor": request.actor,
+        "forced": int(request.forced),
+        "correction": int(request.cause.is_correction),
+        "model": model_id,
+    }
+    upgrade = (
+        f"CASE WHEN wanted > considered AND cause IN ({_CORRECTIONS}) AND :correction = 0 THEN {{0}} ELSE :{{0}} END"
+    )
+    if keys is None:
+        open_ = upgrade.replace("wanted > considered", "wanted > planned")
+        tx.run(
+            f"UPDATE models SET cause = {open_.format('cause')}, reason = {open_.format('reason')},"
+            f" actor = {open_.format('actor')},"
+            " forced = CASE WHEN wanted > planned THEN max(forced, :forced) ELSE :forced END, wanted = :commit"
+            " WHERE id = :model",
+            **values,
+        )
+        tx.event(
+            Kind.WANTED_RAISED,
+            model=model,
+            actor=request.actor,
+            commit=commit,
+            cause=request.cause,
+            reason=request.reason,
+            partitions="all",
+        )
+        return commit
+    listed = list(keys)
+    tx.many(
+        f"UPDATE partitions SET cause = {upgrade.format('cause')}, reason = {upgrade.format('reason')},"
+        f" actor = {upgrade.format('actor')},"
+        " forced = CASE WHEN wanted > considered THEN max(forced, :forced) ELSE :forced END, wanted = :commit"
+        " WHERE model_id = :model AND key = :key AND state = 'live'",
+        [{**values, "key": key} for key in listed],
+    )
+    tx.event(
+        Kind.WANTED_RAISED,
+        model=model,
+        actor=request.actor,
+        commit=commit,
+        cause=request.cause,
+        reason=request.reason,
+        partitions=len(listed),
+        keys=listed[:20],
+    )
+    return commit
+
+
+def models_to_plan(tx: Tx) -> list[int]:
+    """Return the ids of models with something wanted and not yet planned; looks at due rows alone."""
+    return [
+        row[0]
+        for row in tx.rows(
+            "SELECT id FROM models WHERE wanted > planned AND retired_at IS NULL UNION"
+            " SELECT model_id FROM partitions WHERE wanted > planned AND state = 'live'"
+        )
+    ]
+
+
+def to_plan(tx: Tx, model_id: int, *, everything: bool) -> Sequence[Record]:
+    """Return the partitions that need a place in a run, with the item that already waits for each, if any."""
+    where = "" if everything else "AND p.wanted > p.planned"
+    return tx.rows(
+        "SELECT p.id, p.key, p.leaf, p.rows, p.wanted, p.considered, p.cause, p.reason, p.actor, p.forced,"
+        " p.champion_id, w.id AS waiting_item, w.run_id AS waiting_run, w.priority AS waiting_priority"
+        " FROM partitions p LEFT JOIN items w ON w.partition_id = p.id AND w.state = 'waiting'"
+        f" WHERE p.model_id = :model AND p.state = 'live' {where} ORDER BY p.id",
+        model=model_id,
+    )
+
+
+def mark_planned(tx: Tx, model_id: int, partition_ids: Sequence[int], *, everything: bool) -> None:
+    """Record that what is wanted now has a place in a run."""
+    if everything:
+        tx.run("UPDATE models SET planned = wanted WHERE id = :model", model=model_id)
+        tx.run(
+            "UPDATE partitions SET planned = wanted WHERE model_id = :model AND state = 'live' AND planned < wanted",
+            model=model_id,
+        )
+        return
+    tx.many("UPDATE partitions SET planned = wanted WHERE id = :id", [{"id": one} for one in partition_ids])
+
+
+def consider(tx: Tx, ends: Sequence[dict[str, Any]]) -> None:
+    """Record that items ended: nothing is refitted until there is news beyond what they had read."""
+    tx.many(
+        "UPDATE partitions SET considered = max(considered, :wanted),"
+        " considered_input = coalesce(:input, considered_input), considered_at = :at, outcome = :outcome,"
+        " outcome_reason = :reason WHERE id = :partition",
+        [{**end, "at": tx.now_text} for end in ends],
+    )
+
+
+def counts(tx: Tx, model_id: int) -> dict[str, int]:
+    """Return how many live partitions there are, and how many are due and behind."""
+    row = tx.row(
+        "SELECT count(*) AS live, coalesce(sum(max(p.wanted, m.wanted) > p.considered), 0) AS due,"
+        " coalesce(sum(max(p.wanted, m.wanted) > p.trained), 0) AS behind, count(p.champion_id) AS serving"
+        " FROM models m JOIN partitions p ON p.model_id = m.id AND p.state = 'live' WHERE m.id = :model",
+        model=model_id,
+    )
+    assert row is not None
+    return {"live": row.live, "due": row.due, "behind": row.behind, "serving": row.serving}
+
+
+def partition(tx: Tx, model_id: int, key: KeyText = WHOLE) -> Record | None:
+    """Return one partition's row."""
+    return tx.row("SELECT * FROM partitions WHERE model_id = :model AND key = :key", model=model_id, key=key)

@@ -1,0 +1,351 @@
+"""Items: who may take one partition of a run, and who may write its end.
+
+Every write of an item names owner, fence, expected state and an unexpired lease in one statement; a late writer
+changes nothing and is told so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from evertrain.clock import to_text
+from evertrain.errors import StaleAttempt
+from evertrain.events import Kind, ranges
+from evertrain.states import ItemState
+from evertrain.store import demand, leases, runs
+from evertrain.store.connect import Record, Tx
+
+MAX_CHILD_CRASHES = 2
+MAX_LOST_WORKERS = 3
+
+_MINE = (
+    "id = :id AND owner = :owner AND fence = :fence AND state = 'running' AND EXISTS"
+    f" (SELECT 1 FROM workers WHERE owner = :owner AND {leases.ALIVE})"
+)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Items of one model that this owner may work on under one fence."""
+
+    owner: str
+    fence: int
+    model_id: int
+    items: Sequence[Record]
+
+
+@dataclass(frozen=True)
+class End:
+    """How one try of an item ended."""
+
+    item_id: int
+    fence: int
+    state: ItemState
+    reason: str
+    error_class: str | None = None
+    error: str | None = None
+    seconds: float | None = None
+    cpu_s: float | None = None
+    peak_mb: float | None = None
+
+
+def claim(tx: Tx, owner: str, *, most: int, seconds: float) -> Claim | None:
+    """Take the most urgent item and others of its model, as many as fit into `seconds` by the last measured fits.
+
+    An item whose process died before is taken alone, so that it can harm no other.
+    """
+    leases.check(tx, owner)
+    if tx.value("SELECT 1 FROM settings WHERE name = 'paused'"):
+        return None
+    ready = (
+        "i.state = 'waiting' AND i.available_at <= :now AND NOT EXISTS"
+        " (SELECT 1 FROM items r WHERE r.partition_id = i.partition_id AND r.state = 'running')"
+    )
+    top = tx.row(
+        "SELECT i.id, i.model_id, i.crashes, m.seconds_each FROM items i JOIN models m ON m.id = i.model_id"
+        f" WHERE {ready} AND m.paused = 0 ORDER BY i.priority DESC, i.id LIMIT 1",
+        now=tx.now_text,
+    )
+    if top is None:
+        return None
+    size = 1 if top.crashes else _batch_size(top.seconds_each, most, seconds)
+    picked = [top.id]
+    if size > 1:
+        picked = [
+            row[0]
+            for row in tx.rows(
+                f"SELECT i.id FROM items i WHERE i.model_id = :model AND i.crashes = 0 AND {ready}"
+                " ORDER BY i.priority DESC, i.id LIMIT :size",
+                model=top.model_id,
+                now=tx.now_text,
+                size=size,
+            )
+        ]
+    fence = tx.next("fence")
+    tx.many(
+        "UPDATE items SET state = 'running', owner = :owner, fence = :fence, attempt = attempt + 1, started_at = :now,"
+        " alone = :alone, wanted = (SELECT max(p.wanted, m.wanted) FROM partitions p, models m"
+        " WHERE p.id = items.partition_id AND m.id = items.model_id) WHERE id = :id AND state = 'waiting'",
+        [
+            {"id": one, "owner": owner, "fence": fence, "now": tx.now_text, "alone": int(len(picked) == 1)}
+            for one in picked
+        ],
+    )
+    items = tx.rows(
+        "SELECT i.id, i.run_id, i.fence, i.partition_id, i.cause, i.correction, i.forced, i.wanted, i.attempt,"
+        " i.crashes, p.key, p.leaf, p.champion_id, p.champion_input, p.rows, p.pinned FROM items i"
+        " JOIN partitions p ON p.id = i.partition_id WHERE i.id IN :ids ORDER BY i.id",
+        ids=picked,
+    )
+    runs.start_runs(tx, top.model_id, sorted({item.run_id for item in items}), picked)
+    by_run: dict[int, list[int]] = {}
+    for item in items:
+        by_run.setdefault(item.run_id, []).append(item.id)
+    for run_id, ids in by_run.items():
+        tx.event(Kind.ITEMS_CLAIMED, run_id=run_id, items=ranges(ids), owner=owner, fence=fence)
+    return Claim(owner, fence, top.model_id, items)
+
+
+def _batch_size(seconds_each: float | None, most: int, seconds: float) -> int:
+    if seconds_each is None:
+        return min(4, most)  # nothing measured yet: a few show how long one takes
+    return max(1, min(most, int(seconds / max(seconds_each, 1e-6))))
+
+
+def end_items(tx: Tx, owner: str, ends: Sequence[End]) -> None:
+    """Write the ends of items this owner holds, and end the runs that have nothing left to do.
+
+    Raises:
+        StaleAttempt: at least one item is no longer this owner's, or cancel was asked for; nothing is written.
+    """
+    changed = tx.many(
+        "UPDATE items SET state = :state, owner = NULL, ended_at = :now, reason = :reason, error_class = :error_class,"
+        " error = :error, seconds = :seconds, cpu_s = :cpu_s, peak_mb = :peak_mb"
+        f" WHERE {_MINE} AND (cancel_requested = 0 OR :state = 'cancelled')",
+        [
+            {
+                "id": end.item_id,
+                "owner": owner,
+                "fence": end.fence,
+                "state": end.state,
+                "now": tx.now_text,
+                "reason": end.reason,
+                "error_class": end.error_class,
+                "error": end.error,
+                "seconds": end.seconds,
+                "cpu_s": end.cpu_s,
+                "peak_mb": end.peak_mb,
+                "boot": tx.boot_id,
+                "boottime": tx.boottime,
+            }
+            for end in ends
+        ],
+    )
+    if changed != len(ends):
+        raise StaleAttempt(f"{len(ends) - changed} of {len(ends)} items are no longer held by {owner[:8]}")
+    outcomes: dict[str, list[int]] = {}
+    for end in ends:
+        outcomes.setdefault(end.state, []).append(end.item_id)
+    for run_id, items in homes(tx, [end.item_id for end in ends]).items():
+        mine = set(items)
+        tx.event(
+            Kind.ITEMS_SETTLED,
+            run_id=run_id,
+            outcomes={
+                state: ranges([one for one in ids if one in mine]) for state, ids in outcomes.items() if mine & set(ids)
+            },
+        )
+
+
+def homes(tx: Tx, items: Sequence[int]) -> dict[int, list[int]]:
+    """Return the items by the run whose version they belong to."""
+    found: dict[int, list[int]] = {}
+    for run_id, item_id in tx.rows("SELECT run_id, id FROM items WHERE id IN :ids ORDER BY id", ids=list(items)):
+        found.setdefault(run_id, []).append(item_id)
+    return found
+
+
+def retry_items(tx: Tx, owner: str, ends: Sequence[End], *, delay_s: float, crashed: bool) -> dict[int, ItemState]:
+    """Send items whose try failed back to wait, or end them when their tries are used up.
+
+    A crash (signal, memory, lost lease) counts apart: after the second the item is dead and waits for a person or
+    for news. An item whose sibling already waits ends superseded: the sibling will read newer data.
+
+    Returns:
+        The state each item has now.
+    """
+    states: dict[int, ItemState] = {}
+    for end in ends:
+        row = tx.row(
+            "UPDATE items SET crashes = crashes + :crashed, state = CASE"
+            "  WHEN cancel_requested = 1 THEN 'cancelled'"
+            "  WHEN EXISTS (SELECT 1 FROM items w WHERE w.partition_id = items.partition_id AND w.state = 'waiting')"
+            "   THEN 'superseded'"
+            "  WHEN crashes + :crashed >= :most_crashes THEN 'dead'"
+            "  WHEN attempt >= (SELECT json_extract(spec, '$.max_attempts') FROM models WHERE id = items.model_id)"
+            "   THEN 'failed' ELSE 'waiting' END,"
+            " owner = NULL, available_at = :later, reason = :reason, error_class = :error_class, error = :error,"
+            f" seconds = :seconds, cpu_s = :cpu_s, peak_mb = :peak_mb WHERE {_MINE}"
+            " RETURNING state, run_id, attempt, partition_id, wanted",
+            id=end.item_id,
+            owner=owner,
+            fence=end.fence,
+            crashed=int(crashed),
+            most_crashes=MAX_CHILD_CRASHES,
+            later=to_text(tx.now + timedelta(seconds=delay_s * 2 ** max(0, _attempt(tx, end.item_id) - 1))),
+            reason=end.reason,
+            error_class=end.error_class,
+            error=end.error,
+            seconds=end.seconds,
+            cpu_s=end.cpu_s,
+            peak_mb=end.peak_mb,
+            boot=tx.boot_id,
+            boottime=tx.boottime,
+        )
+        if row is None:
+            raise StaleAttempt(f"item {end.item_id} is no longer held by {owner[:8]}")
+        states[end.item_id] = state = ItemState(row.state)
+        kind = Kind.ITEMS_RETRIED if state == ItemState.WAITING else Kind.ITEMS_SETTLED
+        data: dict[str, Any] = (
+            {"items": str(end.item_id)} if kind == Kind.ITEMS_RETRIED else {"outcomes": {state: str(end.item_id)}}
+        )
+        tx.event(
+            kind,
+            run_id=row.run_id,
+            crashed=crashed,
+            attempt=row.attempt,
+            reason=end.reason,
+            error_class=end.error_class,
+            **data,
+        )
+        if state != ItemState.WAITING:
+            _finish(tx, end.item_id, row.partition_id, row.wanted, state, end.reason)
+    return states
+
+
+def _attempt(tx: Tx, item_id: int) -> int:
+    return int(tx.value("SELECT attempt FROM items WHERE id = :id", id=item_id) or 1)
+
+
+def release_items(tx: Tx, owner: str, claimed: Sequence[tuple[int, int]]) -> None:
+    """Give back items (id, fence) that were not begun, or that a graceful stop cut off: the try is not counted."""
+    released: dict[int, list[int]] = {}
+    for item_id, fence in claimed:
+        row = tx.row(
+            "UPDATE items SET attempt = attempt - 1, owner = NULL, state = CASE"
+            " WHEN cancel_requested = 1 THEN 'cancelled'"
+            " WHEN EXISTS (SELECT 1 FROM items w WHERE w.partition_id = items.partition_id AND w.state = 'waiting')"
+            f" THEN 'superseded' ELSE 'waiting' END WHERE {_MINE} RETURNING state, run_id, partition_id, wanted",
+            id=item_id,
+            owner=owner,
+            fence=fence,
+            boot=tx.boot_id,
+            boottime=tx.boottime,
+        )
+        if row is None:
+            continue  # reaped meanwhile: no longer ours to give back
+        if row.state == ItemState.WAITING:
+            released.setdefault(row.run_id, []).append(item_id)
+        else:
+            tx.event(Kind.ITEMS_SETTLED, run_id=row.run_id, outcomes={row.state: str(item_id)})
+            _finish(tx, item_id, row.partition_id, row.wanted, ItemState(row.state), "given back")
+    for run_id, ids in released.items():
+        tx.event(Kind.ITEMS_RELEASED, run_id=run_id, items=ranges(ids))
+
+
+def reap(tx: Tx) -> int:
+    """Take back the items of owners that are gone, and return how many.
+
+    Their process, not the item, is the likely culprit, so an item is dead only after it was lost three times, the
+    last time while it ran alone; a restart of the machine counts for nothing.
+    """
+    taken = 0
+    for owner, restarted in leases.lost(tx):
+        rows = tx.rows(
+            "UPDATE items SET crashes = crashes + :count, attempt = attempt - :restarted, owner = NULL,"
+            " error_class = 'lost_worker', available_at = :now, state = CASE WHEN cancel_requested = 1 THEN 'cancelled'"
+            "  WHEN EXISTS (SELECT 1 FROM items w WHERE w.partition_id = items.partition_id AND w.state = 'waiting')"
+            "   THEN 'superseded'"
+            "  WHEN alone = 1 AND crashes + :count >= :most THEN 'dead' ELSE 'waiting' END"
+            " WHERE state = 'running' AND owner = :owner RETURNING id, state, run_id, partition_id, wanted",
+            owner=owner,
+            count=int(not restarted),
+            restarted=int(restarted),
+            now=tx.now_text,
+            most=MAX_LOST_WORKERS,
+        )
+        taken += len(rows)
+        leases.bury(tx, owner, len(rows))
+        back: dict[int, list[int]] = {}
+        for row in rows:
+            if row.state == ItemState.WAITING:
+                back.setdefault(row.run_id, []).append(row.id)
+            else:
+                tx.event(Kind.ITEMS_SETTLED, run_id=row.run_id, outcomes={row.state: str(row.id)})
+                _finish(tx, row.id, row.partition_id, row.wanted, ItemState(row.state), "its worker was lost")
+        for run_id, ids in back.items():
+            tx.event(Kind.ITEMS_REAPED, run_id=run_id, items=ranges(ids), owner=owner)
+    return taken
+
+
+def _finish(tx: Tx, item_id: int, partition_id: int, wanted: int | None, state: ItemState, reason: str) -> None:
+    """Do what every end without a fit owes: considered is set, a superseded item's requesters move on."""
+    tx.run("UPDATE items SET ended_at = :at WHERE id = :id", at=tx.now_text, id=item_id)
+    if state == ItemState.SUPERSEDED:
+        sibling = tx.value("SELECT id FROM items WHERE partition_id = :p AND state = 'waiting'", p=partition_id)
+        if sibling is not None:
+            tx.run(
+                "INSERT INTO joins(run_id, item_id) SELECT run_id, :sibling FROM items WHERE id = :id"
+                " AND run_id <> (SELECT run_id FROM items WHERE id = :sibling) ON CONFLICT DO NOTHING",
+                id=item_id,
+                sibling=sibling,
+            )
+            tx.run(
+                "INSERT INTO joins(run_id, item_id) SELECT run_id, :sibling FROM joins WHERE item_id = :id"
+                " AND run_id <> (SELECT run_id FROM items WHERE id = :sibling) ON CONFLICT DO NOTHING",
+                id=item_id,
+                sibling=sibling,
+            )
+    else:
+        demand.consider(
+            tx, [{"partition": partition_id, "wanted": wanted or 0, "input": None, "outcome": state, "reason": reason}]
+        )
+    runs.end_runs(tx, [item_id])
+
+
+def cancelled_items(tx: Tx, owner: str) -> set[int]:
+    """Return the running items of this owner that somebody asked to cancel."""
+    return {
+        row[0]
+        for row in tx.rows(
+            "SELECT id FROM items WHERE owner = :owner AND state = 'running' AND cancel_requested = 1", owner=owner
+        )
+    }
+
+
+def skip_retired(tx: Tx, partition_ids: Iterable[int]) -> None:
+    """End waiting items of partitions that have no rows any more."""
+    listed = list(partition_ids)
+    if not listed:
+        return
+    rows = tx.rows(
+        "UPDATE items SET state = 'skipped', ended_at = :at, reason = 'the partition has no rows any more'"
+        " WHERE partition_id IN :ids AND state = 'waiting' RETURNING id, run_id",
+        ids=listed,
+        at=tx.now_text,
+    )
+    for run_id in sorted({row.run_id for row in rows}):
+        ids = [row.id for row in rows if row.run_id == run_id]
+        tx.event(Kind.ITEMS_SETTLED, run_id=run_id, outcomes={ItemState.SKIPPED: ranges(ids)})
+        runs.end_runs(tx, ids)
+
+
+def open_counts(tx: Tx) -> dict[str, int]:
+    """Return how many items wait and how many run."""
+    return {
+        str(row[0]): int(row[1])
+        for row in tx.rows("SELECT state, count(*) FROM items WHERE state IN ('waiting', 'running') GROUP BY state")
+    }

@@ -1,0 +1,201 @@
+"""The schema and how it grows: ordered functions, applied under one exclusive transaction.
+
+The schema keeps the promises: at most one waiting and one running item per partition, no state after a final one,
+no running item without owner and fence, at most one open activation per partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from evertrain.errors import StoreError
+from evertrain.events import Kind
+from evertrain.states import ITEM_TRANSITIONS, RUN_TRANSITIONS
+
+if TYPE_CHECKING:
+    from evertrain.store.connect import Store, Tx
+
+_FIRST = """
+CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES ('commit', 0), ('fence', 0), ('epoch', 0);
+CREATE TABLE settings(name TEXT PRIMARY KEY, value TEXT NOT NULL, set_at TEXT NOT NULL, actor TEXT NOT NULL);
+
+CREATE TABLE workers(
+  owner TEXT PRIMARY KEY, boot TEXT NOT NULL, lease_until REAL NOT NULL, process TEXT NOT NULL,
+  started_at TEXT NOT NULL, ended_at TEXT);
+CREATE INDEX workers_alive ON workers(lease_until) WHERE ended_at IS NULL;
+CREATE TABLE roles(role TEXT PRIMARY KEY, owner TEXT NOT NULL REFERENCES workers(owner), since_at TEXT NOT NULL,
+  ticked_at TEXT, stop_requested INTEGER NOT NULL DEFAULT 0);
+
+CREATE TABLE snapshots(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, digest TEXT NOT NULL, body TEXT NOT NULL, file_digest TEXT NOT NULL,
+  applied_at TEXT NOT NULL);
+CREATE TABLE overrides(model TEXT NOT NULL, field TEXT NOT NULL, value TEXT NOT NULL, set_at TEXT NOT NULL,
+  actor TEXT NOT NULL, PRIMARY KEY(model, field)) WITHOUT ROWID;
+
+CREATE TABLE sources(
+  name TEXT PRIMARY KEY, stat TEXT, read_stat TEXT, changed_first_at TEXT, changed_last_at TEXT, checked_at TEXT,
+  read_at TEXT, rows INTEGER, columns TEXT, problem TEXT);
+
+CREATE TABLE models(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, spec TEXT NOT NULL, generation TEXT NOT NULL,
+  major INTEGER NOT NULL DEFAULT 1, minor INTEGER NOT NULL DEFAULT -1,
+  wanted INTEGER NOT NULL DEFAULT 0, planned INTEGER NOT NULL DEFAULT 0, cause TEXT, reason TEXT, actor TEXT,
+  forced INTEGER NOT NULL DEFAULT 0, training TEXT NOT NULL,
+  paused INTEGER NOT NULL DEFAULT 0, declared_at TEXT NOT NULL, retired_at TEXT,
+  checked_at TEXT, seconds_each REAL, extract TEXT);
+
+CREATE TABLE partitions(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, model_id INTEGER NOT NULL REFERENCES models(id), key TEXT NOT NULL,
+  leaf INTEGER NOT NULL, state TEXT NOT NULL DEFAULT 'live' CHECK(state IN ('live', 'retired')),
+  rows INTEGER, seen TEXT, asked TEXT,
+  wanted INTEGER NOT NULL DEFAULT 0, planned INTEGER NOT NULL DEFAULT 0,
+  cause TEXT, reason TEXT, actor TEXT, forced INTEGER NOT NULL DEFAULT 0,
+  considered INTEGER NOT NULL DEFAULT 0, considered_input TEXT, considered_at TEXT, outcome TEXT, outcome_reason TEXT,
+  trained INTEGER NOT NULL DEFAULT 0, trained_at TEXT, champion_id INTEGER, champion_input TEXT,
+  epoch INTEGER NOT NULL DEFAULT 0, fence INTEGER NOT NULL DEFAULT 0, pinned INTEGER NOT NULL DEFAULT 0,
+  UNIQUE(model_id, key));
+CREATE INDEX partitions_unplanned ON partitions(model_id) WHERE wanted > planned AND state = 'live';
+CREATE INDEX partitions_due ON partitions(model_id) WHERE wanted > considered AND state = 'live';
+CREATE INDEX partitions_behind ON partitions(model_id, trained) WHERE state = 'live';
+CREATE INDEX partitions_age ON partitions(model_id, trained_at) WHERE champion_id IS NOT NULL AND state = 'live';
+CREATE INDEX partitions_epoch ON partitions(epoch);
+
+CREATE TABLE runs(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, model_id INTEGER NOT NULL REFERENCES models(id), state TEXT NOT NULL,
+  kind TEXT NOT NULL CHECK(kind IN ('selective', 'full')), cause TEXT NOT NULL, reason TEXT NOT NULL,
+  actor TEXT NOT NULL,
+  atomic INTEGER NOT NULL DEFAULT 0, items INTEGER NOT NULL, joined INTEGER NOT NULL DEFAULT 0,
+  partitions INTEGER NOT NULL, estimate_s REAL,
+  created_at TEXT NOT NULL, started_at TEXT, ended_at TEXT, outcomes TEXT, message TEXT);
+CREATE INDEX runs_open ON runs(id) WHERE state IN ('queued', 'running');
+CREATE INDEX runs_model ON runs(model_id, id);
+
+CREATE TABLE items(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, run_id INTEGER NOT NULL REFERENCES runs(id),
+  model_id INTEGER NOT NULL, partition_id INTEGER NOT NULL REFERENCES partitions(id), state TEXT NOT NULL,
+  cause TEXT NOT NULL, correction INTEGER NOT NULL, forced INTEGER NOT NULL DEFAULT 0,
+  priority INTEGER NOT NULL DEFAULT 0, available_at TEXT NOT NULL,
+  wanted INTEGER, attempt INTEGER NOT NULL DEFAULT 0, crashes INTEGER NOT NULL DEFAULT 0,
+  alone INTEGER NOT NULL DEFAULT 0,
+  fence INTEGER NOT NULL DEFAULT 0, owner TEXT, cancel_requested INTEGER NOT NULL DEFAULT 0,
+  started_at TEXT, ended_at TEXT, reason TEXT, error_class TEXT, error TEXT,
+  seconds REAL, cpu_s REAL, peak_mb REAL,
+  CHECK((state = 'running') = (owner IS NOT NULL)));
+CREATE UNIQUE INDEX items_one_waiting ON items(partition_id) WHERE state = 'waiting';
+CREATE UNIQUE INDEX items_one_running ON items(partition_id) WHERE state = 'running';
+CREATE INDEX items_ready ON items(priority DESC, id) WHERE state = 'waiting';
+CREATE INDEX items_ready_model ON items(model_id, priority DESC, id) WHERE state = 'waiting';
+CREATE INDEX items_running ON items(owner) WHERE state = 'running';
+CREATE INDEX items_open ON items(run_id) WHERE state IN ('waiting', 'running');
+CREATE INDEX items_run ON items(run_id, state);
+CREATE INDEX items_partition ON items(partition_id, id);
+CREATE TABLE joins(run_id INTEGER NOT NULL REFERENCES runs(id), item_id INTEGER NOT NULL REFERENCES items(id),
+  PRIMARY KEY(run_id, item_id)) WITHOUT ROWID;
+CREATE INDEX joins_item ON joins(item_id);
+
+CREATE TABLE artifacts(
+  digest TEXT PRIMARY KEY, size INTEGER NOT NULL, created_at TEXT NOT NULL,
+  state TEXT NOT NULL DEFAULT 'live' CHECK(state IN ('live', 'condemned', 'removed')), condemned_at TEXT);
+CREATE TABLE versions(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, model_id INTEGER NOT NULL REFERENCES models(id),
+  run_id INTEGER REFERENCES runs(id), major INTEGER NOT NULL, minor INTEGER NOT NULL, patch INTEGER NOT NULL DEFAULT 0,
+  created_at TEXT NOT NULL, UNIQUE(model_id, major, minor, patch));
+CREATE UNIQUE INDEX versions_run ON versions(run_id);
+CREATE TABLE fits(
+  id INTEGER PRIMARY KEY, version_id INTEGER NOT NULL REFERENCES versions(id),
+  partition_id INTEGER NOT NULL REFERENCES partitions(id),
+  artifact TEXT NOT NULL REFERENCES artifacts(digest), start INTEGER NOT NULL, size INTEGER NOT NULL,
+  digest TEXT NOT NULL, trainer TEXT NOT NULL, verdict TEXT NOT NULL, scores TEXT NOT NULL,
+  rows INTEGER NOT NULL, input TEXT NOT NULL, wanted INTEGER NOT NULL, trained_until TEXT,
+  signature TEXT NOT NULL, trained_at TEXT NOT NULL, condemned INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX fits_partition ON fits(partition_id, id);
+CREATE INDEX fits_artifact ON fits(artifact);
+CREATE INDEX fits_version ON fits(version_id);
+CREATE TABLE activations(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, partition_id INTEGER NOT NULL REFERENCES partitions(id),
+  fit_id INTEGER NOT NULL REFERENCES fits(id), from_at TEXT NOT NULL, until_at TEXT, actor TEXT NOT NULL,
+  why TEXT NOT NULL);
+CREATE UNIQUE INDEX activations_open ON activations(partition_id) WHERE until_at IS NULL;
+CREATE INDEX activations_partition ON activations(partition_id, id);
+
+CREATE TABLE decisions(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, model_id INTEGER NOT NULL REFERENCES models(id), cause TEXT NOT NULL,
+  rule TEXT NOT NULL, code TEXT NOT NULL, fired INTEGER NOT NULL,
+  action TEXT NOT NULL, severity TEXT NOT NULL, confidence REAL,
+  reason TEXT NOT NULL, evidence TEXT NOT NULL, first_at TEXT NOT NULL, last_at TEXT NOT NULL,
+  times INTEGER NOT NULL DEFAULT 1, wanted INTEGER, latest INTEGER NOT NULL DEFAULT 1);
+CREATE UNIQUE INDEX decisions_latest ON decisions(model_id, rule) WHERE latest = 1;
+CREATE INDEX decisions_model ON decisions(model_id, last_at);
+
+CREATE TABLE schedules(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, model_id INTEGER NOT NULL REFERENCES models(id), rule TEXT NOT NULL,
+  origin TEXT NOT NULL CHECK(origin IN ('declared', 'added')), next_at TEXT NOT NULL, last_at TEXT,
+  removed_at TEXT);
+CREATE INDEX schedules_next ON schedules(next_at) WHERE removed_at IS NULL;
+CREATE TABLE slots(schedule_id INTEGER NOT NULL REFERENCES schedules(id), slot_at TEXT NOT NULL, fired_at TEXT NOT NULL,
+  skipped INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(schedule_id, slot_at)) WITHOUT ROWID;
+
+CREATE TABLE events(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, at TEXT NOT NULL, kind TEXT NOT NULL, model TEXT, run_id INTEGER,
+  actor TEXT NOT NULL, data TEXT NOT NULL);
+CREATE INDEX events_run ON events(run_id, id);
+CREATE INDEX events_kind ON events(kind, id);
+CREATE TABLE cursors(reader TEXT PRIMARY KEY, event_id INTEGER NOT NULL, failures INTEGER NOT NULL DEFAULT 0,
+  next_at TEXT NOT NULL DEFAULT '');
+"""
+
+
+def transition_guards() -> list[str]:
+    """Return the triggers that refuse an illegal change of state, made from the one table of transitions."""
+    statements = []
+    tables: list[tuple[str, Mapping[str, frozenset[str]]]] = [("items", ITEM_TRANSITIONS), ("runs", RUN_TRANSITIONS)]  # type: ignore[list-item]
+    for table, transitions in tables:
+        cases = []
+        for state, following in transitions.items():
+            listed = ", ".join(f"'{one}'" for one in sorted(following)) or "NULL"
+            cases.append(f"WHEN '{state}' THEN new.state IN ({listed})")
+        statements += [
+            f"DROP TRIGGER IF EXISTS {table}_transition",
+            f"""CREATE TRIGGER {table}_transition BEFORE UPDATE OF state ON {table}
+            WHEN old.state <> new.state AND NOT coalesce(CASE old.state {" ".join(cases)} END, 0)
+            BEGIN SELECT RAISE(ABORT, 'illegal transition of {table}'); END""",
+        ]
+    return statements
+
+
+def _create(tx: Tx) -> None:
+    for statement in _FIRST.split(";"):
+        if statement.strip():
+            tx.run(statement)
+    for statement in transition_guards():
+        tx.run(statement)
+
+
+MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_create,)
+
+
+def migrate(store: Store) -> int:
+    """Bring the store to the newest schema and return its number; five starters at once do it once.
+
+    Raises:
+        StoreError: the store was written by a newer Evertrain; nothing is changed.
+    """
+    with store.read() as tx:
+        if tx.value("PRAGMA user_version") == len(MIGRATIONS):
+            return len(MIGRATIONS)
+    with store.write() as tx:
+        # Read again: another starter may have migrated while this one waited for the write lock.
+        found = int(tx.value("PRAGMA user_version"))
+        if found > len(MIGRATIONS):
+            raise StoreError(
+                f"{store.path.name} has schema {found}; this Evertrain knows {len(MIGRATIONS)}."
+                " Install the newer Evertrain, or restore a backup of before"
+            )
+        for number, step in enumerate(MIGRATIONS[found:], start=found + 1):
+            step(tx)
+            tx.run(f"PRAGMA user_version = {number}")
+        if found < len(MIGRATIONS):
+            tx.event(Kind.STORE_MIGRATED, from_schema=found, to_schema=len(MIGRATIONS))
+    return len(MIGRATIONS)

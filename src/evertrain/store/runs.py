@@ -1,0 +1,299 @@
+"""Runs: executions of a plan, from the first request to the last outcome."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evertrain.errors import NotFound
+from evertrain.events import Kind, ranges
+from evertrain.states import ItemState, RunState, run_state
+from evertrain.store import demand
+from evertrain.store.connect import Record, Tx, dump
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """One partition that a plan wants trained."""
+
+    partition_id: int
+    cause: str
+    correction: bool
+    forced: bool
+    priority: int
+    available_at: str
+    waiting_item: int | None = None
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A plan, ready to be stored."""
+
+    model_id: int
+    model: str
+    kind: str
+    cause: str
+    reason: str
+    actor: str
+    items: Sequence[NewItem]
+    estimate_s: float | None
+    atomic: bool = False
+
+
+def create_run(tx: Tx, run: NewRun) -> int:
+    """Store a run; partitions that already wait are joined, with their item's priority lifted."""
+    fresh = [item for item in run.items if item.waiting_item is None]
+    joined = [item for item in run.items if item.waiting_item is not None]
+    run_id = int(
+        tx.value(
+            "INSERT INTO runs(model_id, state, kind, cause, reason, actor, atomic, items, joined, partitions,"
+            " estimate_s, created_at) VALUES (:model, 'queued', :kind, :cause, :reason, :actor, :atomic, :items,"
+            " :joined, :partitions, :estimate, :at) RETURNING id",
+            model=run.model_id,
+            kind=run.kind,
+            cause=run.cause,
+            reason=run.reason,
+            actor=run.actor,
+            atomic=int(run.atomic),
+            items=len(fresh),
+            joined=len(joined),
+            partitions=len(run.items),
+            estimate=run.estimate_s,
+            at=tx.now_text,
+        )
+    )
+    tx.many(
+        "INSERT INTO items(run_id, model_id, partition_id, state, cause, correction, forced, priority, available_at)"
+        " VALUES (:run, :model, :partition, 'waiting', :cause, :correction, :forced, :priority, :available)",
+        [
+            {
+                "run": run_id,
+                "model": run.model_id,
+                "partition": item.partition_id,
+                "cause": item.cause,
+                "correction": item.correction,
+                "forced": item.forced,
+                "priority": item.priority,
+                "available": item.available_at,
+            }
+            for item in fresh
+        ],
+    )
+    tx.many(
+        "INSERT INTO joins(run_id, item_id) VALUES (:run, :item)",
+        [{"run": run_id, "item": item.waiting_item} for item in joined],
+    )
+    tx.many(
+        "UPDATE items SET priority = max(priority, :priority), available_at = min(available_at, :available),"
+        " cause = CASE WHEN correction = 0 AND :correction = 1 THEN :cause ELSE cause END,"
+        " correction = max(correction, :correction), forced = max(forced, :forced) WHERE id = :item",
+        [
+            {
+                "item": item.waiting_item,
+                "priority": item.priority,
+                "available": item.available_at,
+                "cause": item.cause,
+                "correction": int(item.correction),
+                "forced": int(item.forced),
+            }
+            for item in joined
+        ],
+    )
+    first = tx.value("SELECT min(id) FROM items WHERE run_id = :run", run=run_id)
+    tx.event(
+        Kind.RUN_CREATED,
+        model=run.model,
+        run_id=run_id,
+        actor=run.actor,
+        run_kind=run.kind,
+        cause=run.cause,
+        reason=run.reason,
+        first=first,
+        partitions=ranges([item.partition_id for item in fresh]),
+        joined=[item.waiting_item for item in joined],
+    )
+    return run_id
+
+
+def start_runs(tx: Tx, model_id: int, homes: list[int], items: list[int]) -> None:
+    joined = [row[0] for row in tx.rows("SELECT DISTINCT run_id FROM joins WHERE item_id IN :items", items=items)]
+    started = tx.rows(
+        "UPDATE runs SET state = 'running', started_at = :at WHERE id IN :ids AND state = 'queued' RETURNING id",
+        at=tx.now_text,
+        ids=sorted({*homes, *joined}),
+    )
+    for run_id in sorted(row[0] for row in started):
+        version = draw_version(tx, model_id, run_id) if run_id in homes else None
+        tx.event(Kind.RUN_STARTED, run_id=run_id, version=version)
+    for run_id in homes:  # a run that began by a joined item draws its number with its first own item
+        draw_version(tx, model_id, run_id)
+
+
+def draw_version(tx: Tx, model_id: int, run_id: int | None) -> str:
+    """Return the version of a run, drawn now if it has none: the next MINOR; rejected numbers are not reused."""
+    if run_id is not None and (
+        row := tx.row("SELECT major, minor, patch FROM versions WHERE run_id = :run", run=run_id)
+    ):
+        return f"{row.major}.{row.minor}.{row.patch}"
+    model = tx.row("UPDATE models SET minor = minor + 1 WHERE id = :id RETURNING major, minor", id=model_id)
+    assert model is not None
+    tx.run(
+        "INSERT INTO versions(model_id, run_id, major, minor, created_at) VALUES (:model, :run, :major, :minor, :at)",
+        model=model_id,
+        run=run_id,
+        major=model.major,
+        minor=model.minor,
+        at=tx.now_text,
+    )
+    return f"{model.major}.{model.minor}.0"
+
+
+def end_runs(tx: Tx, items: Sequence[int]) -> list[int]:
+    """End the runs of these items that have nothing open left, and return their ids."""
+    runs = tx.rows(
+        "SELECT r.id, r.model_id, r.state, m.name, r.created_at FROM runs r JOIN models m ON m.id = r.model_id"
+        " WHERE r.state IN ('queued', 'running') AND r.id IN (SELECT run_id FROM items WHERE id IN :items"
+        "  UNION SELECT run_id FROM joins WHERE item_id IN :items)"
+        " AND NOT EXISTS (SELECT 1 FROM items i WHERE i.run_id = r.id AND i.state IN ('waiting', 'running'))"
+        " AND NOT EXISTS (SELECT 1 FROM joins j JOIN items i ON i.id = j.item_id WHERE j.run_id = r.id"
+        "  AND i.state IN ('waiting', 'running'))",
+        items=list(items),
+    )
+    for run in runs:
+        outcomes = outcomes_of(tx, run.id)
+        state = run_state(outcomes)
+        tx.run(
+            "UPDATE runs SET state = :state, ended_at = :at, outcomes = :outcomes WHERE id = :id",
+            state=state,
+            at=tx.now_text,
+            outcomes=dump(outcomes),
+            id=run.id,
+        )
+        tx.event(Kind.RUN_ENDED, model=run.name, run_id=run.id, state=state, outcomes=dict(outcomes))
+    return [run.id for run in runs]
+
+
+def outcomes_of(tx: Tx, run_id: int) -> dict[ItemState, int]:
+    """Return how many items of a run, its own and those it joined, are in which state."""
+    found: Counter[ItemState] = Counter()
+    for state, number in tx.rows(
+        "SELECT state, count(*) FROM (SELECT state FROM items WHERE run_id = :run UNION ALL"
+        " SELECT i.state FROM joins j JOIN items i ON i.id = j.item_id WHERE j.run_id = :run AND i.run_id <> :run)"
+        " GROUP BY state",
+        run=run_id,
+    ):
+        found[ItemState(state)] += number
+    return dict(found)
+
+
+def cancel_run(tx: Tx, run_id: int, actor: str) -> str:
+    """Cancel what only this run wants: waiting items end now, running ones as soon as their worker notices.
+
+    Returns:
+        The run's state afterwards.
+    """
+    run = tx.row("SELECT r.*, m.name FROM runs r JOIN models m ON m.id = r.model_id WHERE r.id = :id", id=run_id)
+    if run is None:
+        raise NotFound(f"run {run_id} does not exist")
+    if run.state not in (RunState.QUEUED, RunState.RUNNING):
+        return str(run.state)
+    tx.event(Kind.RUN_CANCELLED, model=run.name, run_id=run_id, actor=actor)
+    # Items that another open run wants move to that run: its requesters still see their outcome.
+    tx.run(
+        "UPDATE items SET run_id = (SELECT j.run_id FROM joins j JOIN runs r ON r.id = j.run_id"
+        " WHERE j.item_id = items.id AND r.state IN ('queued', 'running') ORDER BY j.run_id LIMIT 1)"
+        " WHERE run_id = :run AND state = 'waiting' AND EXISTS (SELECT 1 FROM joins j JOIN runs r ON r.id = j.run_id"
+        " WHERE j.item_id = items.id AND r.state IN ('queued', 'running'))",
+        run=run_id,
+    )
+    tx.run(
+        "DELETE FROM joins WHERE EXISTS (SELECT 1 FROM items i WHERE i.id = joins.item_id AND i.run_id = joins.run_id)"
+    )
+    tx.run(
+        "DELETE FROM joins WHERE run_id = :run"
+        " AND item_id IN (SELECT id FROM items WHERE state IN ('waiting', 'running'))",
+        run=run_id,
+    )
+    cancelled = tx.rows(
+        "UPDATE items SET state = 'cancelled', ended_at = :at, reason = :reason"
+        " WHERE run_id = :run AND state = 'waiting' RETURNING id, partition_id",
+        run=run_id,
+        at=tx.now_text,
+        reason=f"cancelled by {actor}",
+    )
+    wanted = {
+        row.id: row.wanted
+        for row in tx.rows(
+            "SELECT p.id, max(p.wanted, m.wanted) AS wanted FROM partitions p JOIN models m ON m.id = p.model_id"
+            " WHERE m.id = :model AND p.id IN (SELECT partition_id FROM items WHERE run_id = :run)",
+            model=run.model_id,
+            run=run_id,
+        )
+    }
+    demand.consider(
+        tx,
+        [
+            {
+                "partition": row.partition_id,
+                "wanted": wanted[row.partition_id],
+                "input": None,
+                "outcome": ItemState.CANCELLED,
+                "reason": f"cancelled by {actor}",
+            }
+            for row in cancelled
+        ],
+    )
+    if cancelled:
+        tx.event(
+            Kind.ITEMS_SETTLED, run_id=run_id, outcomes={ItemState.CANCELLED: ranges([row.id for row in cancelled])}
+        )
+    tx.run(
+        "UPDATE items SET cancel_requested = 1 WHERE run_id = :run AND state = 'running' AND NOT EXISTS"
+        " (SELECT 1 FROM joins j WHERE j.item_id = items.id)",
+        run=run_id,
+    )
+    _end_now(tx, run_id)
+    return str(tx.value("SELECT state FROM runs WHERE id = :id", id=run_id))
+
+
+def _end_now(tx: Tx, run_id: int) -> None:
+    items = [row[0] for row in tx.rows("SELECT id FROM items WHERE run_id = :run LIMIT 1", run=run_id)]
+    if items:
+        end_runs(tx, items)
+    elif not tx.value("SELECT 1 FROM joins WHERE run_id = :run", run=run_id):
+        model = tx.value("SELECT m.name FROM runs r JOIN models m ON m.id = r.model_id WHERE r.id = :id", id=run_id)
+        tx.run(
+            "UPDATE runs SET state = 'cancelled', ended_at = :at, outcomes = '{}' WHERE id = :id",
+            at=tx.now_text,
+            id=run_id,
+        )
+        tx.event(Kind.RUN_ENDED, model=model, run_id=run_id, state=RunState.CANCELLED, outcomes={})
+
+
+def run_row(tx: Tx, run_id: int) -> Record:
+    """Return a run with its model's name and version.
+
+    Raises:
+        NotFound: no such run.
+    """
+    row = tx.row(
+        "SELECT r.*, m.name AS model, v.major, v.minor, v.patch FROM runs r JOIN models m ON m.id = r.model_id"
+        " LEFT JOIN versions v ON v.run_id = r.id WHERE r.id = :id",
+        id=run_id,
+    )
+    if row is None:
+        raise NotFound(f"run {run_id} does not exist")
+    return row
+
+
+def failed_partitions(tx: Tx, run_id: int) -> list[str]:
+    """Return the keys of the partitions that failed or died in a run."""
+    return [
+        row[0]
+        for row in tx.rows(
+            "SELECT p.key FROM items i JOIN partitions p ON p.id = i.partition_id WHERE i.run_id = :run"
+            " AND i.state IN ('failed', 'dead', 'cancelled') ORDER BY i.id",
+            run=run_id,
+        )
+    ]

@@ -1,0 +1,52 @@
+"""From a trainer's declaration to the object that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evertrain.errors import ConfigError
+from evertrain.specs import Command, Custom, Estimator, Inline, Trainer, TrainerSpec
+
+
+def make(spec: TrainerSpec, scratch: Path, inline: Mapping[str, Any] | None = None) -> Trainer:
+    """Return the trainer that a declaration describes.
+
+    Args:
+        scratch: a folder for files that the trainer needs for the time of a call.
+        inline: trainer objects of this process, by name; only the inline executor has any.
+
+    Raises:
+        ConfigError: the class does not exist or lacks a method that a trainer must have.
+    """
+    if isinstance(spec, Estimator):
+        from evertrain.trainers.sklearn import SklearnTrainer
+
+        return SklearnTrainer(spec)
+    if isinstance(spec, Command):
+        from evertrain.trainers.command import CommandTrainer
+
+        return CommandTrainer(spec, scratch)
+    if isinstance(spec, Inline):
+        if spec.name not in (inline or {}):
+            raise ConfigError("trainer", spec.name, "a trainer object of this process; it lives where it was declared")
+        found = (inline or {})[spec.name]
+    else:
+        from evertrain.trainers.describe import build
+
+        found = build(spec.path, spec.params)
+    missing = [name for name in ("fit", "save", "load", "predict") if not callable(getattr(found, name, None))]
+    if missing:
+        raise ConfigError(
+            "trainer", type(found).__name__, f"a class with fit, save, load and predict; {missing[0]} is missing"
+        )
+    trainer: Trainer = found
+    return trainer
+
+
+def family(spec: TrainerSpec) -> str:
+    """Return which children may fit it: those that have its libraries in memory already."""
+    if isinstance(spec, Custom | Estimator):
+        return spec.path.partition(":")[0].partition(".")[0]
+    return spec.kind
