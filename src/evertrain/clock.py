@@ -8,6 +8,8 @@ ends all.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Protocol
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 TEXT_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
@@ -85,6 +88,23 @@ def _boot_id() -> str:
         # Without a kernel boot id the moment of booting, to the minute, tells boots apart well enough for leases.
         started = time.time() - time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
         return str(uuid.uuid5(uuid.NAMESPACE_OID, str(round(started / 60))))
+
+
+def local_zone() -> str:
+    """Return the IANA name of this machine's time zone, "UTC" where it has none.
+
+    `TZ` wins over the system's setting, as everywhere.
+    """
+    named = os.environ.get("TZ", "").removeprefix(":")
+    link = Path("/etc/localtime")
+    candidates = [named, str(link.resolve()).partition("zoneinfo/")[2] if link.is_symlink() else ""]
+    with contextlib.suppress(OSError):
+        candidates.append(Path("/etc/timezone").read_text().strip())
+    for name in candidates:
+        with contextlib.suppress(ZoneInfoNotFoundError, ValueError, OSError):
+            if name:
+                return ZoneInfo(name).key
+    return "UTC"
 
 
 def to_text(moment: datetime) -> str:

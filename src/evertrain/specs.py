@@ -717,7 +717,7 @@ _TRAINER: TypeAdapter[TrainerSpec] = TypeAdapter(AnyTrainer)
 _SOURCE: TypeAdapter[Source] = TypeAdapter(AnySource)
 
 
-def encode(declared: ProjectSpec | ModelSpec | Source | TrainerSpec | Trigger) -> dict[str, Any]:
+def encode(declared: ProjectSpec | ModelSpec | Source | TrainerSpec | Trigger | Callback | Message) -> dict[str, Any]:
     """Return a declaration as plain JSON values."""
     found: dict[str, Any] = _adapter(cast("Any", type(declared))).dump_python(declared, mode="json")
     return found

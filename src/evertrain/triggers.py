@@ -76,6 +76,8 @@ class Change:
         short: partitions that changed but hold fewer rows than the model needs, with their number of rows.
         known: changed partitions whose rows are those the champion or the last item has read already.
         gone: how many partitions lost their last row.
+        found: how many partitions appeared; they are due from birth, without a decision.
+        first: whether this is the first read of all.
         of: how many leaf partitions the model has.
         set_aside: sentences about unusable rows.
         problem: why the read cannot be used at all.
@@ -87,6 +89,8 @@ class Change:
     short: Mapping[str, int] = field(default_factory=dict)
     known: int = 0
     gone: int = 0
+    found: int = 0
+    first: bool = False
     of: int = 1
     set_aside: tuple[str, ...] = ()
     problem: str | None = None
@@ -108,54 +112,57 @@ def on_change(change: Change, spec: ModelSpec, affected: Sequence[KeyText]) -> D
         evidence["set_aside"] = list(change.set_aside)
     if change.problem:
         return Decision(Cause.DATA_CHANGE, rule, False, "unusable", f"{change.problem}{keeps}", Severity.HIGH, evidence)
-    if not change.changed:
-        if change.short:
-            name, rows = next(iter(change.short.items()))
-            where = (
-                ""
-                if not spec.partition_by
-                else f" in {name}" + (f" and {len(change.short) - 1} more" if len(change.short) > 1 else "")
-            )
-            reason = f"Insufficient samples: {rows} < {spec.min_samples}{where}"
-            return Decision(
-                Cause.DATA_CHANGE, rule, False, "insufficient", f"{reason}{keeps}{aside}", Severity.LOW, evidence
-            )
-        if change.known:
-            return Decision(
-                Cause.DATA_CHANGE,
-                rule,
-                False,
-                "known",
-                f"{change.source} changed, and the last training has read these rows already{keeps}",
-                evidence=evidence,
-            )
-        if change.set_aside:
-            return Decision(
-                Cause.DATA_CHANGE,
-                rule,
-                False,
-                "set_aside",
-                f"{aside.strip()} No usable row changed{keeps}",
-                Severity.LOW,
-                evidence,
-            )
+    if affected or (change.found and not change.first and not change.short):
         return Decision(
             Cause.DATA_CHANGE,
             rule,
-            False,
-            "untouched",
-            f"{change.source} was written, but its {plural(change.rows, 'row')} are the same{keeps}",
-            evidence=evidence,
+            True,
+            "changed",
+            _what_changed(change, spec) + aside,
+            Severity.MEDIUM,
+            evidence,
+            tuple(affected),
         )
-    reason = f"{change.source} has new or changed rows"
-    if spec.partition_by:
-        names = spec.partition_by
-        noun = names[0].plural or f"{names[0].name}s" if len(names) == 1 else "partitions"
-        one = names[0].singular or names[0].name if len(names) == 1 else "partition"
-        reason += f" in {len(change.changed)} of {plural(change.of, one, noun)}"
-    return Decision(
-        Cause.DATA_CHANGE, rule, True, "changed", reason + aside, Severity.MEDIUM, evidence, tuple(affected)
-    )
+    code, reason, severity = "untouched", "", Severity.NONE
+    if change.short:
+        name, rows = next(iter(change.short.items()))
+        more = f" and {len(change.short) - 1} more" if len(change.short) > 1 else ""
+        where = f" in {name}{more}" if spec.partition_by else ""
+        code, severity = "insufficient", Severity.LOW
+        reason = f"Insufficient samples: {rows} < {spec.min_samples}{where}{keeps}{aside}"
+    elif change.first:
+        code, reason = "first", f"first read: {plural(change.rows, 'row')}{_among(change.of, spec)}{aside}"
+    elif change.known:
+        code = "known"
+        reason = f"{change.source} changed, and the last training has read these rows already{keeps}{aside}"
+    elif change.set_aside:
+        code, severity = "set_aside", Severity.LOW
+        reason = f"{aside.strip()} No usable row changed{keeps}"
+    else:
+        reason = f"{change.source} was written, but its {plural(change.rows, 'row')} are the same{keeps}"
+    return Decision(Cause.DATA_CHANGE, rule, False, code, reason, severity, evidence)
+
+
+def _what_changed(change: Change, spec: ModelSpec) -> str:
+    if not spec.partition_by:
+        return f"{change.source} has new or changed rows"
+    parts = []
+    if change.changed:
+        parts.append(
+            f"{change.source} has new or changed rows in {len(change.changed)}{_among(change.of, spec, ' of ')}"
+        )
+    if change.found:
+        parts.append(f"{plural(change.found, 'partition')} appeared")
+    if change.gone:
+        parts.append(f"{plural(change.gone, 'partition')} lost all rows")
+    return "; ".join(parts) or f"{change.source} has new or changed rows"
+
+
+def _among(number: int, spec: ModelSpec, before: str = " in ") -> str:
+    if not spec.partition_by:
+        return ""
+    only = spec.partition_by[0] if len(spec.partition_by) == 1 else None
+    return before + (only.count(number) if only else plural(number, "partition"))
 
 
 # --- age and schedule -------------------------------------------------------------------------------------------

@@ -248,8 +248,6 @@ def seed_of(model: str, key: str, fingerprint: str) -> int:
 
 def _fit(shared: Setting, item: Message, frame: pl.DataFrame, packer: Packer) -> Message:
     spec = shared.spec
-    if item.get("same_as"):
-        return {"state": "skipped", "reason": f"its rows are those that {item['same_as']} was trained on"}
     frame = _inside_window(shared, frame)
     if frame.height < spec.min_samples:
         raise Insufficient(f"Insufficient samples: {frame.height} < {spec.min_samples}")
@@ -373,11 +371,12 @@ def _measure(
     own = predictions(shared.trainer, fitted, made, shared.shown)
     if problem := own.get("problem"):
         return {**measured, "problem": problem}, losses, values
-    values["challenger"] = _all_scores(shared.shown, actual, own)
+    scale = scores.naive_error(train_actual) if "mase" in shared.shown else None
+    values["challenger"] = _all_scores(shared.shown, actual, own, scale)
     measured["challenger"] = values["challenger"][shared.score]
     losses["challenger"] = _losses(shared.score, actual, own)
     guess = _guess(shared.score, train_actual, len(held))
-    measured["baseline"] = _finite(scores.compute(shared.score, actual, **guess))
+    measured["baseline"] = _finite(scores.compute(shared.score, actual, scale=scale, **guess))
     losses["baseline"] = _losses(shared.score, actual, guess)
     if champion := item.get("champion"):
         try:
@@ -387,7 +386,7 @@ def _measure(
         except Exception as error:  # noqa: BLE001 - a champion that fails on these rows cannot be compared with
             measured["incomparable"] = f"the champion cannot be asked: {type(error).__name__}: {error}"
         else:
-            values["champion"] = _all_scores(shared.shown, actual, old)
+            values["champion"] = _all_scores(shared.shown, actual, old, scale)
             measured["champion"] = values["champion"][shared.score]
             losses["champion"] = _losses(shared.score, actual, old)
     return measured, losses, values
@@ -438,8 +437,8 @@ def predictions(trainer: Trainer, fitted: Any, rows: pd.DataFrame, shown: Sequen
     return found
 
 
-def _all_scores(names: Sequence[str], actual: Any, found: Message) -> dict[str, float | None]:
-    return {name: _finite(scores.compute(name, actual, **found)) for name in names}
+def _all_scores(names: Sequence[str], actual: Any, found: Message, scale: float | None) -> dict[str, float | None]:
+    return {name: _finite(scores.compute(name, actual, scale=scale, **found)) for name in names}
 
 
 def _losses(name: str, actual: Any, found: Message) -> Any:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
@@ -106,6 +106,7 @@ class Store:
         self.path = database_path(url, root)
         self.clock: Clock = clock or SystemClock()
         self.actor = "evertrain"
+        self.listeners: list[Callable[[list[dict[str, Any]]], None]] = []
         self._pid = os.getpid()
         _refuse_network(self.path.parent)
         self._engine = create_engine(
@@ -137,6 +138,9 @@ class Store:
         """
         with self._transaction("BEGIN IMMEDIATE", actor) as tx:
             yield tx
+        if tx.written:
+            for listener in self.listeners:
+                listener(tx.written)
 
     @contextmanager
     def _transaction(self, begin: str, actor: str | None = None) -> Iterator[Tx]:

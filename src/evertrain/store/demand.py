@@ -193,6 +193,11 @@ def counts(tx: Tx, model_id: int) -> dict[str, int]:
     return {"live": row.live, "due": row.due, "behind": row.behind, "serving": row.serving}
 
 
+def live(tx: Tx, model_id: int) -> int:
+    """Return how many partitions a model has."""
+    return int(tx.value("SELECT count(*) FROM partitions WHERE model_id = :model AND state = 'live'", model=model_id))
+
+
 def partition(tx: Tx, model_id: int, key: KeyText = WHOLE) -> Record | None:
     """Return one partition's row."""
     return tx.row("SELECT * FROM partitions WHERE model_id = :model AND key = :key", model=model_id, key=key)

@@ -316,6 +316,13 @@ def _finish(tx: Tx, item_id: int, partition_id: int, wanted: int | None, state: 
     runs.end_runs(tx, [item_id])
 
 
+def any_ready(tx: Tx) -> bool:
+    """Return whether some item may be taken now; a look that needs no write lock."""
+    return bool(
+        tx.value("SELECT 1 FROM items WHERE state = 'waiting' AND available_at <= :now LIMIT 1", now=tx.now_text)
+    )
+
+
 def cancelled_items(tx: Tx, owner: str) -> set[int]:
     """Return the running items of this owner that somebody asked to cancel."""
     return {

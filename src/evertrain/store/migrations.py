@@ -66,7 +66,7 @@ CREATE TABLE runs(
   id INTEGER PRIMARY KEY AUTOINCREMENT, model_id INTEGER NOT NULL REFERENCES models(id), state TEXT NOT NULL,
   kind TEXT NOT NULL CHECK(kind IN ('selective', 'full')), cause TEXT NOT NULL, reason TEXT NOT NULL,
   actor TEXT NOT NULL,
-  atomic INTEGER NOT NULL DEFAULT 0, items INTEGER NOT NULL, joined INTEGER NOT NULL DEFAULT 0,
+  items INTEGER NOT NULL, joined INTEGER NOT NULL DEFAULT 0,
   partitions INTEGER NOT NULL, estimate_s REAL,
   created_at TEXT NOT NULL, started_at TEXT, ended_at TEXT, outcomes TEXT, message TEXT);
 CREATE INDEX runs_open ON runs(id) WHERE state IN ('queued', 'running');

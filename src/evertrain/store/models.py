@@ -212,6 +212,18 @@ def _model(row: Record) -> Model:
     )
 
 
+def serving_versions(tx: Tx, model_id: int, limit: int = 5) -> list[str]:
+    """Return the versions that serve a model, that of the youngest champion first; partitions may differ."""
+    rows = tx.rows(
+        "SELECT DISTINCT v.id, v.major, v.minor, v.patch FROM (SELECT champion_id FROM partitions WHERE model_id = :model"
+        " AND champion_id IS NOT NULL AND state = 'live' ORDER BY trained_at DESC LIMIT 1000) p"
+        " JOIN fits f ON f.id = p.champion_id JOIN versions v ON v.id = f.version_id ORDER BY v.id DESC LIMIT :limit",
+        model=model_id,
+        limit=limit,
+    )
+    return [f"{row.major}.{row.minor}.{row.patch}" for row in rows]
+
+
 def auto_of(declared: ProjectSpec, spec: ModelSpec) -> Auto:
     """Return what may be done by itself for a model: the more careful of the project's word and its own."""
     order = [Auto.OFF, Auto.OBSERVE, Auto.TRAIN]

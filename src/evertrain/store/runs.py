@@ -38,7 +38,6 @@ class NewRun:
     actor: str
     items: Sequence[NewItem]
     estimate_s: float | None
-    atomic: bool = False
 
 
 def create_run(tx: Tx, run: NewRun) -> int:
@@ -47,15 +46,14 @@ def create_run(tx: Tx, run: NewRun) -> int:
     joined = [item for item in run.items if item.waiting_item is not None]
     run_id = int(
         tx.value(
-            "INSERT INTO runs(model_id, state, kind, cause, reason, actor, atomic, items, joined, partitions,"
-            " estimate_s, created_at) VALUES (:model, 'queued', :kind, :cause, :reason, :actor, :atomic, :items,"
+            "INSERT INTO runs(model_id, state, kind, cause, reason, actor, items, joined, partitions,"
+            " estimate_s, created_at) VALUES (:model, 'queued', :kind, :cause, :reason, :actor, :items,"
             " :joined, :partitions, :estimate, :at) RETURNING id",
             model=run.model_id,
             kind=run.kind,
             cause=run.cause,
             reason=run.reason,
             actor=run.actor,
-            atomic=int(run.atomic),
             items=len(fresh),
             joined=len(joined),
             partitions=len(run.items),

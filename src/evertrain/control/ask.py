@@ -1,0 +1,201 @@
+"""Asking for training: by hand, by a plan that is due, again after a failure; and taking a request back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evertrain import plan
+from evertrain.control.opened import Opened
+from evertrain.errors import Conflict, NotFound
+from evertrain.partitions import KeyText, closure, encode
+from evertrain.specs import Cause, ModelSpec
+from evertrain.store import decisions, demand, models, runs
+from evertrain.store.connect import Tx
+from evertrain.triggers import Decision, Severity
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What became of a request: its run, or the reason why there is none."""
+
+    run_id: int | None
+    partitions: int
+    total: int
+    reason: str
+
+
+def keys_of(spec: ModelSpec, partitions: Sequence[Mapping[str, Any]] | None) -> list[KeyText] | None:
+    """Return the keys that a person named, as the store knows them; None stays None: all.
+
+    Raises:
+        NotFound: a name is no dimension of the model.
+    """
+    if partitions is None:
+        return None
+    try:
+        return [encode(one, spec.dimensions) for one in partitions]
+    except ValueError as error:
+        raise NotFound(f"{spec.name}: {error}") from None
+
+
+def trigger(
+    opened: Opened,
+    model: str,
+    partitions: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    force: bool = False,
+    actor: str = "evertrain",
+    rollups: bool = True,
+) -> Asked:
+    """Ask for training by hand, of named partitions and the rollups above them, or of a whole model.
+
+    Without `force` a partition whose champion was trained on exactly these rows is skipped: nothing could be learnt.
+    `force` trains all the same, and accepts a source that lost most of its rows.
+
+    Raises:
+        NotFound: no such model or partition.
+    """
+    with opened.store.write(actor) as tx:
+        found = models.by_name(tx, model)
+        keys = keys_of(found.spec, partitions)
+        if keys is not None:
+            _check_keys(tx, found, keys)
+            if rollups:
+                keys = list(closure(keys, found.spec.dimensions, found.spec.levels))
+        request = demand.Request(Cause.MANUAL, f"asked by {actor}", actor, forced=force)
+        commit = demand.want(tx, found.id, model, request, keys)
+        decision = Decision(
+            Cause.MANUAL,
+            "manual",
+            True,
+            "asked",
+            f"asked by {actor}" + (" with force" if force else ""),
+            Severity.LOW,
+            {"force": force, "partitions": None if keys is None else len(keys)},
+        )
+        decisions.record(tx, found.id, model, decision, action="train", wanted=commit)
+        run_id, made = plan_model(tx, found.id)
+        if made is None:
+            total = demand.counts(tx, found.id)["live"]
+            return Asked(None, 0, total, f"{model} has no partitions yet; its source has not been read")
+        return Asked(run_id, len(made.wanted), made.total, made.reason)
+
+
+def _check_keys(tx: Tx, model: models.Model, keys: Sequence[KeyText]) -> None:
+    known = {
+        row.key
+        for row in tx.rows(
+            "SELECT key FROM partitions WHERE model_id = :model AND state = 'live' AND key IN :keys",
+            model=model.id,
+            keys=list(keys),
+        )
+    }
+    if unknown := [key for key in keys if key not in known]:
+        some = ", ".join(
+            row.key
+            for row in tx.rows(
+                "SELECT key FROM partitions WHERE model_id = :model AND state = 'live' ORDER BY leaf DESC, id LIMIT 5",
+                model=model.id,
+            )
+        )
+        raise NotFound(f"{model.name} has no partition {unknown[0]}; it has {some or 'none yet'}")
+
+
+def plan_model(tx: Tx, model_id: int) -> tuple[int | None, plan.Plan | None]:
+    """Give everything that is wanted of a model a place in a run, in this transaction."""
+    model = models.by_id(tx, model_id)
+    made, everything = preview(tx, model)
+    if made is None:
+        return None, None
+    run = runs.NewRun(
+        model.id,
+        model.name,
+        "full" if made.full else "selective",
+        made.cause,
+        made.reason,
+        made.actor,
+        [
+            runs.NewItem(
+                one.partition_id,
+                one.cause,
+                one.cause.is_correction,
+                one.forced,
+                plan.PRIORITY[one.cause],
+                tx.now_text,
+                one.waiting_item,
+            )
+            for one in made.wanted
+        ],
+        made.estimate_s,
+    )
+    run_id = runs.create_run(tx, run)
+    demand.mark_planned(tx, model.id, [one.partition_id for one in made.wanted], everything=everything)
+    return run_id, made
+
+
+def preview(tx: Tx, model: models.Model) -> tuple[plan.Plan | None, bool]:
+    """Return the plan that would be made now, and whether it speaks of the whole model; writes nothing."""
+    asked = tx.row("SELECT wanted, planned, cause, reason, actor, forced FROM models WHERE id = :id", id=model.id)
+    assert asked is not None
+    everything = bool(asked.wanted > asked.planned)
+    wanted = []
+    for row in demand.to_plan(tx, model.id, everything=everything):
+        own = (
+            row.wanted > row.considered
+            and row.cause is not None
+            and (not everything or (Cause(row.cause).is_correction and not Cause(asked.cause).is_correction))
+        )
+        speaks = row if own or not everything else asked
+        wanted.append(
+            plan.Wanted(
+                row.id,
+                row.key,
+                bool(row.leaf),
+                Cause(speaks.cause),
+                speaks.reason or "",
+                speaks.actor or "evertrain",
+                bool(row.forced and own) or bool(asked.forced and everything),
+                row.waiting_item,
+            )
+        )
+    total = len(wanted) if everything else demand.live(tx, model.id)
+    return plan.make(model.spec, wanted, total, model.seconds_each), everything
+
+
+def plan_all(opened: Opened) -> list[int]:
+    """Plan whatever is due and not planned yet, and return the new runs. Costs what is due, not what exists."""
+    with opened.store.read() as tx:
+        waiting = demand.models_to_plan(tx)
+    made = []
+    for model_id in waiting:
+        with opened.store.write() as tx:
+            run_id, _ = plan_model(tx, model_id)
+        if run_id is not None:
+            made.append(run_id)
+    return made
+
+
+def cancel(opened: Opened, run_id: int, actor: str) -> str:
+    """Cancel a run and return its state afterwards; items that other runs want go on for those."""
+    with opened.store.write(actor) as tx:
+        return runs.cancel_run(tx, run_id, actor)
+
+
+def retry_failed(opened: Opened, run_id: int, actor: str) -> Asked:
+    """Train again exactly the partitions that failed, died or were cancelled in a run.
+
+    Raises:
+        Conflict: none did.
+    """
+    with opened.store.write(actor) as tx:
+        run = runs.run_row(tx, run_id)
+        keys = [KeyText(key) for key in runs.failed_partitions(tx, run_id)]
+        if not keys:
+            raise Conflict(f"nothing failed in run {run_id}; it {run.state}")
+        request = demand.Request(Cause.MANUAL, f"retry of what failed in run {run_id}", actor, forced=True)
+        demand.want(tx, run.model_id, run.model, request, keys)
+        new_id, made = plan_model(tx, run.model_id)
+        assert made is not None
+        return Asked(new_id, len(made.wanted), made.total, made.reason)

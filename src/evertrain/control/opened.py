@@ -1,0 +1,139 @@
+"""An opened project: its store, its folders, its settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evertrain import gate, loader, triggers
+from evertrain.artifacts import Artifacts
+from evertrain.clock import Clock, from_text, local_zone
+from evertrain.config import Home, Settings, project_file, read_settings
+from evertrain.errors import ConfigError
+from evertrain.events import Event, Kind, sentence
+from evertrain.executors.children import Children
+from evertrain.executors.inline import InProcess
+from evertrain.executors.jobs import Executor
+from evertrain.executors.supervisor import Supervisor
+from evertrain.specs import ProjectSpec
+from evertrain.store import models, schedules
+from evertrain.store.connect import Store
+from evertrain.store.migrations import migrate
+
+logger = logging.getLogger("evertrain")
+
+
+@dataclass
+class Opened:
+    """A project that this process works with; `close` it in the end."""
+
+    home: Home
+    store: Store
+    settings: Settings
+    inline: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def artifacts(self) -> Artifacts:
+        return Artifacts(self.home.artifacts)
+
+    def project(self) -> ProjectSpec:
+        """Return the current declaration.
+
+        Raises:
+            ConfigError: nothing was declared yet.
+        """
+        with self.store.read() as tx:
+            found = models.project(tx)
+        if found is None:
+            raise ConfigError("project", str(self.home.root), "a declared project; `evertrain reload` reads its file")
+        return found
+
+    def supervisor(self) -> Supervisor:
+        """Return hands for this process: children, or this very process where the project says so."""
+        return Supervisor(self.store, self.home, self.settings, self._executor())
+
+    def _executor(self) -> Executor:
+        if self.project().executor == "inline":
+            return InProcess(self.inline)
+        settings = self.settings
+        return Children(
+            self.home.root,
+            self.home.output,
+            settings.child_count,
+            most_items=settings.child_items,
+            most_mb=settings.child_mb,
+        )
+
+    def close(self) -> None:
+        self.store.close()
+
+
+def open_project(
+    root: Path,
+    *,
+    store: str | None = None,
+    settings: Settings | None = None,
+    clock: Clock | None = None,
+    keeper: bool = False,
+    actor: str = "evertrain",
+) -> Opened:
+    """Open the store of the project in `root`, bringing its schema up to date.
+
+    Args:
+        store: the store's URL; None takes it from the project file, which costs a child process for `project.py`.
+    """
+    settings = settings or read_settings()
+    found = Store(store or loader.load(root).store, root, clock=clock, busy_s=settings.busy_s, keeper=keeper)
+    found.actor = actor
+    migrate(found)
+    found.listeners.append(_log)
+    return Opened(Home(root), found, settings)
+
+
+def zone_of(project: ProjectSpec) -> str:
+    """Return the project's time zone: the declared one, else this machine's."""
+    return project.zone or local_zone()
+
+
+def apply(opened: Opened, project: ProjectSpec, file_digest: str) -> list[str]:
+    """Make a declaration the current one; return what changed, in words.
+
+    Raises:
+        ConfigError: a rule in it could never be evaluated.
+    """
+    for spec in project.models.values():
+        triggers.check(spec)
+        gate.check(spec)
+    with opened.store.write() as tx:
+        changes = models.apply(tx, project, file_digest)
+        for model in models.every(tx):
+            schedules.declare(tx, model.id, model.spec, zone_of(project))
+    return changes
+
+
+def reload(opened: Opened, *, only_if_changed: bool = False) -> list[str]:
+    """Read the project file again and make what it declares current; return what changed."""
+    root = opened.home.root
+    if project_file(root) is None and only_if_changed:
+        return []  # declared from Python in another process; the store has it
+    digest = loader.digest(root) or ""
+    if only_if_changed:
+        with opened.store.read() as tx:
+            if models.file_digest(tx) == digest:
+                return []
+    return apply(opened, loader.load(root), digest)
+
+
+def _log(written: list[dict[str, Any]]) -> None:
+    for one in written:
+        level = logging.WARNING if one["kind"] in _WARNINGS else logging.INFO
+        event = Event(
+            0, from_text(one["at"]), Kind(one["kind"]), one["model"], one["run_id"], one["actor"], one["data"]
+        )
+        logger.log(level, "%s", sentence(event))
+
+
+_WARNINGS = {Kind.SOURCE_FAILED, Kind.WORKER_LOST, Kind.ARTIFACT_DAMAGED, Kind.NOTIFY_FAILED, Kind.ITEMS_REAPED}

@@ -1,0 +1,377 @@
+"""One look of the loop at the clock, the files and the champions: facts gathered, decisions made, plans stored.
+
+A look costs what changed, not what exists: schedules by their next moment, sources by one stat, ages by an index,
+plans by what is due.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from evertrain import registry, triggers, watch
+from evertrain.clock import from_text, to_text
+from evertrain.control.ask import plan_all
+from evertrain.control.opened import Opened, zone_of
+from evertrain.executors.jobs import Lost, Message
+from evertrain.executors.supervisor import Supervisor
+from evertrain.partitions import KeyText, decode, label
+from evertrain.sources.extract import leaves
+from evertrain.specs import Auto, Cause, Environment, MaxAge, ProjectSpec, ScoreDrop, encode
+from evertrain.store import decisions, demand, models, schedules, sources
+from evertrain.store.connect import Record, Tx
+from evertrain.trainers.make import family
+from evertrain.triggers import Decision
+
+# How many partitions one score check asks at once; the rest gets its turn at the next check.
+_CHECKED_AT_ONCE = 500
+
+
+@dataclass
+class Memory:
+    """What one process remembers between two looks; losing it costs one check too many, never a decision."""
+
+    checked_at: datetime | None = None
+    looked: dict[str, datetime] = field(default_factory=dict)
+    evaluated: dict[tuple[int, str], str] = field(default_factory=dict)
+    under_way: set[str] = field(default_factory=set)
+
+
+def look(opened: Opened, hands: Supervisor, memory: Memory, hints: Sequence[str] = ()) -> None:
+    """Do one look: fire schedules, watch sources, check ages, scores and libraries, and plan what is due.
+
+    Args:
+        hints: sources that a file watcher saw change; they are looked at now and not at the next check.
+    """
+    project = opened.project()
+    now = opened.store.clock.now()
+    _fire_schedules(opened, project)
+    regular = memory.checked_at is None or now - memory.checked_at >= timedelta(seconds=opened.settings.check_s)
+    _watch_sources(opened, hands, project, memory, set(hints), regular=regular)
+    if regular:
+        memory.checked_at = now
+        _check_ages(opened, project)
+        _check_scores(opened, hands, project, memory)
+        _check_environment(opened, hands, project, memory)
+    plan_all(opened)
+
+
+def _acts(project: ProjectSpec, model: models.Model) -> Auto:
+    return models.auto_of(project, model.spec)
+
+
+def _follow(tx: Tx, project: ProjectSpec, model: models.Model, decision: Decision) -> None:
+    """Record a decision and do what it asks for, as far as the model may act by itself."""
+    auto = _acts(project, model)
+    if not decision.fired:
+        decisions.record(tx, model.id, model.name, decision, action="none")
+    elif not decision.retrain:
+        decisions.record(tx, model.id, model.name, decision, action="report")
+    elif auto is Auto.OBSERVE:
+        decisions.record(tx, model.id, model.name, decision, action="observe")
+    else:
+        commit = demand.want(tx, model.id, model.name, demand.Request(decision.cause, decision.reason), decision.keys)
+        decisions.record(tx, model.id, model.name, decision, action="train", wanted=commit)
+
+
+# --- schedules --------------------------------------------------------------------------------------------------
+
+
+def _fire_schedules(opened: Opened, project: ProjectSpec) -> None:
+    with opened.store.read() as tx:
+        due = schedules.due(tx)
+    for row in due:
+        with opened.store.write() as tx:
+            model = models.by_id(tx, row.model_id)
+            current = tx.row("SELECT * FROM schedules WHERE id = :id AND removed_at IS NULL", id=row.id)
+            if current is None or current.next_at != row.next_at:
+                continue  # another process took it between the two transactions
+            fired = schedules.fire(tx, current, zone_of(project))
+            if fired is None or _acts(project, model) is Auto.OFF:
+                continue
+            slot, skipped = fired
+            decision = triggers.on_schedule(
+                schedules.rule_of(current), f"schedule:{row.id}", zone_of(project), slot, skipped, tx.now
+            )
+            _follow(tx, project, model, decision)
+
+
+# --- sources ----------------------------------------------------------------------------------------------------
+
+
+def _watch_sources(
+    opened: Opened, hands: Supervisor, project: ProjectSpec, memory: Memory, hints: set[str], *, regular: bool
+) -> None:
+    with opened.store.read() as tx:
+        users = models.sources_of(models.every(tx))
+    for name, own in users.items():
+        if all(_acts(project, user) is Auto.OFF for user in own):
+            continue
+        if not (regular or name in hints or name in memory.looked):
+            continue
+        with opened.store.write() as tx:
+            before = sources.state(tx, name)
+            row = watch.look(tx, name, project.sources[name], opened.home.root)
+            if row.problem and (before is None or before.problem != row.problem):
+                watch.failed(tx, project, name, row.problem)
+            quiet, delay = watch.patience(own)
+            # A source that only reading can tell about is read at every regular check.
+            blind = row.stat is None and not row.problem and regular
+            restless = watch.needs_read(row, own)
+            ripe = blind or (restless and sources.ripe(row, quiet=quiet, max_delay=delay, now=tx.now))
+        if restless and not ripe:
+            memory.looked[name] = opened.store.clock.now()  # looked at on every tick until it lies still
+        else:
+            memory.looked.pop(name, None)
+        if ripe:
+            hands.read_source(name)
+
+
+# --- age --------------------------------------------------------------------------------------------------------
+
+
+def _check_ages(opened: Opened, project: ProjectSpec) -> None:
+    with opened.store.read() as tx:
+        own = [
+            (model, one)
+            for model in models.every(tx)
+            for one in model.spec.triggers
+            if isinstance(one, MaxAge) and _acts(project, model) is not Auto.OFF
+        ]
+    for model, trigger in own:
+        with opened.store.write() as tx:
+            _follow(tx, project, model, triggers.on_age(trigger, _ages(tx, model, trigger), tx.now))
+
+
+def _ages(tx: Tx, model: models.Model, trigger: MaxAge) -> triggers.Ages:
+    limit = to_text(tx.now - trigger.limit)
+    oldest = tx.value(
+        "SELECT min(trained_at) FROM partitions WHERE model_id = :model AND champion_id IS NOT NULL AND state = 'live'",
+        model=model.id,
+    )
+    if oldest is None:
+        return triggers.Ages(None)
+    number = tx.value(
+        "SELECT count(*) FROM partitions WHERE model_id = :model AND champion_id IS NOT NULL AND state = 'live'",
+        model=model.id,
+    )
+    if oldest > limit:
+        return triggers.Ages(from_text(oldest), of=number)
+    due, news, open_ = [], 0, 0
+    for row in tx.rows(
+        "SELECT p.key, p.wanted, p.considered, p.planned, p.outcome, p.considered_input, p.seen, p.considered_at,"
+        " m.wanted AS all_wanted, m.planned AS all_planned FROM partitions p JOIN models m ON m.id = p.model_id"
+        " WHERE p.model_id = :model AND p.champion_id IS NOT NULL AND p.state = 'live' AND p.trained_at <= :limit",
+        model=model.id,
+        limit=limit,
+    ):
+        if max(row.wanted, row.all_wanted) > row.considered:
+            open_ += 1
+        elif row.outcome not in (None, "promoted") and row.considered_input in (None, row.seen):
+            news += 1  # tried on these very rows, and not promoted: only new rows can change that
+        else:
+            due.append(KeyText(row.key))
+    return triggers.Ages(from_text(oldest), tuple(due), news, open_, number)
+
+
+# --- score ------------------------------------------------------------------------------------------------------
+
+
+def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memory: Memory) -> None:
+    """Ask champions how they do on rows newer than their training, where there are such rows."""
+    with opened.store.read() as tx:
+        own = [
+            (model, one)
+            for model in models.every(tx)
+            for one in model.spec.triggers
+            if isinstance(one, ScoreDrop) and _acts(project, model) is not Auto.OFF
+        ]
+    for model, trigger in own:
+        name = f"score:{model.name}"
+        if name in memory.under_way or model.extract is None:
+            continue
+        with opened.store.read() as tx:
+            rows = tx.rows(
+                "SELECT p.id, p.key, p.leaf, p.seen, p.champion_id FROM partitions p JOIN models m ON m.id = p.model_id"
+                " WHERE p.model_id = :model AND p.state = 'live' AND p.champion_id IS NOT NULL"
+                " AND p.seen IS NOT p.champion_input AND max(p.wanted, m.wanted) <= p.considered ORDER BY p.id LIMIT :limit",
+                model=model.id,
+                limit=_CHECKED_AT_ONCE,
+            )
+            fits = registry.fits(tx, [row.champion_id for row in rows])
+        # The same champion on the same rows answers the same: it is asked again when there are others.
+        fresh = [row for row in rows if memory.evaluated.get((row.id, "score")) != f"{row.champion_id}:{row.seen}"]
+        if not fresh:
+            with opened.store.write() as tx:
+                if not rows:
+                    _follow(tx, project, model, triggers.on_score(trigger, trigger.score or _score(model, tx), []))
+            continue
+        task = _score_task(opened, project, model, trigger, fresh, fits)
+        for row in fresh:
+            memory.evaluated[row.id, "score"] = f"{row.champion_id}:{row.seen}"
+        answer = _on_scores(opened, project, model, trigger, fresh, fits, memory, name)
+        if hands.ask(task, family(model.spec.trainer), answer, deadline_s=model.spec.deadline.total_seconds()):
+            memory.under_way.add(name)
+        else:
+            for row in fresh:
+                memory.evaluated.pop((row.id, "score"), None)
+
+
+def _score(model: models.Model, tx: Tx) -> str:
+    """Return the score that a model's gate decides by, as its champions were judged."""
+    if model.spec.gate.score:
+        return model.spec.gate.score
+    verdict = tx.value(
+        "SELECT f.verdict FROM fits f JOIN partitions p ON p.champion_id = f.id WHERE p.model_id = :model LIMIT 1",
+        model=model.id,
+    )
+    return str((json.loads(verdict) if verdict else {}).get("score") or "accuracy")
+
+
+def _score_task(
+    opened: Opened,
+    project: ProjectSpec,
+    model: models.Model,
+    trigger: ScoreDrop,
+    rows: Sequence[Record],
+    fits: dict[int, registry.Fit],
+) -> Message:
+    assert model.extract is not None
+    where = {leaf.key: leaf for leaf in leaves(model.extract["index"], [KeyText(row.key) for row in rows if row.leaf])}
+    source = project.sources[model.spec.source]
+    items = []
+    for row in rows:
+        leaf, fit = where.get(KeyText(row.key)), fits[row.champion_id]
+        items.append(
+            {
+                "id": row.id,
+                "key": row.key,
+                "start": leaf.start if leaf else None,
+                "rows": leaf.rows if leaf else None,
+                "champion": fit.as_message(str(opened.artifacts.path(fit.place.artifact))),
+            }
+        )
+    return {
+        "kind": "evaluate",
+        "model": encode(model.spec),
+        "extract": model.extract["path"],
+        "columns": model.extract["columns"],
+        "time": source.time,
+        "key": list(source.key),
+        "now": opened.store.clock.now().isoformat(),
+        "items": items,
+        "score": trigger.score,
+        "min_rows": trigger.min_rows,
+    }
+
+
+def _on_scores(
+    opened: Opened,
+    project: ProjectSpec,
+    model: models.Model,
+    trigger: ScoreDrop,
+    rows: Sequence[Record],
+    fits: dict[int, registry.Fit],
+    memory: Memory,
+    name: str,
+) -> Callable[[Message | Lost], None]:
+    by_id = {row.id: row for row in rows}
+
+    def answer(message: Message | Lost) -> None:
+        memory.under_way.discard(name)
+        if isinstance(message, Lost) or message["type"] == "error":
+            reason = message.reason if isinstance(message, Lost) else message["reason"]
+            decision = Decision(
+                Cause.SCORE_DROP, "score_drop", False, "failed", f"the check failed: {reason}", triggers.Severity.HIGH
+            )
+        else:
+            found = []
+            for one in message["found"]:
+                row = by_id[one["id"]]
+                promoted = (fits[row.champion_id].scores.get("challenger") or {}).get(message["score"])
+                called = label(decode(row.key), model.spec.dimensions, model.spec.overall)
+                found.append(triggers.Recheck(KeyText(row.key), called, one["rows"], promoted, one["value"]))
+            decision = triggers.on_score(trigger, message["score"], found)
+        with opened.store.write() as tx:
+            _follow(tx, project, model, decision)
+        plan_all(opened)
+
+    return answer
+
+
+# --- environment ------------------------------------------------------------------------------------------------
+
+
+def _check_environment(opened: Opened, hands: Supervisor, project: ProjectSpec, memory: Memory) -> None:
+    """Compare the libraries of each model's oldest champion with those of today; a changed one must still load."""
+    with opened.store.read() as tx:
+        own = [
+            (model, one)
+            for model in models.every(tx)
+            for one in model.spec.triggers
+            if isinstance(one, Environment) and _acts(project, model) is not Auto.OFF
+        ]
+    for model, trigger in own:
+        name = f"environment:{model.name}"
+        with opened.store.read() as tx:
+            oldest = tx.value(
+                "SELECT champion_id FROM partitions WHERE model_id = :model AND champion_id IS NOT NULL AND state = 'live'"
+                " ORDER BY trained_at LIMIT 1",
+                model=model.id,
+            )
+            fit = registry.fits(tx, [oldest]).get(oldest) if oldest else None
+        if fit is None or name in memory.under_way:
+            continue
+        before = dict(fit.signature.get("libraries", {}))
+        now = {library: _version(library) for library in before}
+        unchanged = triggers.on_environment(trigger, before, now, loads=None, busy=False).code == "same"
+        mark = f"{fit.id}:{sorted(now.items())}"
+        if unchanged or memory.evaluated.get((model.id, "environment")) == mark:
+            if unchanged:
+                with opened.store.write() as tx:
+                    _follow(tx, project, model, triggers.on_environment(trigger, before, now, loads=None, busy=False))
+            continue
+        task = {"kind": "check", "fits": [fit.as_message(str(opened.artifacts.path(fit.place.artifact)))]}
+        answer = _on_environment(opened, project, model, trigger, before, now, memory, mark)
+        if hands.ask(task, family(model.spec.trainer), answer):
+            memory.under_way.add(name)
+
+
+def _on_environment(
+    opened: Opened,
+    project: ProjectSpec,
+    model: models.Model,
+    trigger: Environment,
+    before: dict[str, str],
+    now: dict[str, str],
+    memory: Memory,
+    mark: str,
+) -> Callable[[Message | Lost], None]:
+    def answer(message: Message | Lost) -> None:
+        memory.under_way.discard(f"environment:{model.name}")
+        loads = not isinstance(message, Lost) and message["type"] == "checked" and not message["broken"]
+        with opened.store.write() as tx:
+            busy = bool(
+                tx.value(
+                    "SELECT 1 FROM runs WHERE cause = 'environment' AND state IN ('queued', 'running')"
+                    " AND model_id <> :model",
+                    model=model.id,
+                )
+            )
+            decision = triggers.on_environment(trigger, before, now, loads=loads, busy=busy)
+            if decision.code != "queued":
+                memory.evaluated[model.id, "environment"] = mark
+            _follow(tx, project, model, decision)
+        plan_all(opened)
+
+    return answer
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "gone"

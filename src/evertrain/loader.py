@@ -1,0 +1,177 @@
+"""From a project file to its declaration, without importing the user's code into this process.
+
+`project.py` is imported by a child process alone, which answers with the declaration as JSON. `evertrain.toml` is
+that JSON in another spelling and needs no child.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tomllib
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from evertrain import specs
+from evertrain.config import PROJECT_FILES, project_file
+from evertrain.errors import ConfigError, EvertrainError
+from evertrain.specs import ProjectSpec, decode_project
+
+_WAIT_S = 120
+
+
+def digest(root: Path) -> str | None:
+    """Return the digest of the project file in `root`; None when there is none."""
+    path = project_file(root)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path else None
+
+
+def load(root: Path) -> ProjectSpec:
+    """Return what the project file in `root` declares.
+
+    Raises:
+        ConfigError: there is none, it cannot be imported, or a declaration in it is wrong.
+    """
+    path = project_file(root)
+    if path is None:
+        raise ConfigError("project folder", str(root), f"a folder that holds {' or '.join(PROJECT_FILES)}")
+    if path.suffix == ".toml":
+        return from_toml(path.read_text(encoding="utf-8"), path.name)
+    return _compile(path)
+
+
+def from_toml(text: str, name: str = "evertrain.toml") -> ProjectSpec:
+    """Return the project that a TOML text declares: tables `[sources.NAME]` and `[models.NAME]`, same fields.
+
+    A trainer may be written as its import path alone, a trigger as its kind or as `{weekly = "wed", at = "03:00"}`.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(name, str(error), "TOML (toml.io)") from None
+    for key, model in data.get("models", {}).items():
+        if isinstance(model, dict):
+            model.setdefault("name", key)
+            model.setdefault("source", key)
+            if isinstance(trainer := model.get("trainer"), str):
+                model["trainer"] = _trainer(trainer)
+            if isinstance(triggers := model.get("triggers"), list):
+                model["triggers"] = [_trigger(one) for one in triggers]
+    for source in data.get("sources", {}).values():
+        if isinstance(source, dict) and "kind" not in source and "path" in source:
+            source["kind"] = "parquet" if str(source["path"]).endswith((".parquet", ".pq")) else "csv"
+    return decode_project(data)
+
+
+def _trainer(text: str) -> dict[str, Any]:
+    if ":" not in text or " " in text:
+        return {"kind": "command", "run": text}
+    return {"kind": "sklearn" if text.startswith("sklearn.") else "custom", "path": text}
+
+
+def _trigger(one: Any) -> Any:
+    if isinstance(one, str):
+        return {"kind": one}
+    if isinstance(one, Mapping) and "kind" not in one:
+        words: dict[str, Callable[..., specs.Schedule]] = {
+            "daily": specs.daily,
+            "weekly": specs.weekly,
+            "monthly": specs.monthly,
+            "cron": specs.cron,
+        }
+        for word, make in words.items():
+            if word in one:
+                own = dict(one)
+                return specs.encode(make(own.pop(word), **own))
+    return one
+
+
+def _compile(path: Path) -> ProjectSpec:
+    read, write = os.pipe()
+    environment = {**os.environ, "EVERTRAIN_COMPILING": "1"}
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", "evertrain.loader", path.name, str(write)],
+            cwd=path.parent,
+            env=environment,
+            pass_fds=[write],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+    finally:
+        os.close(write)
+    with os.fdopen(read, "rb") as answer_file:
+        data = answer_file.read()
+    try:
+        _, printed = process.communicate(timeout=_WAIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise ConfigError(path.name, f"no answer after {_WAIT_S} s", "a file that declares and returns") from None
+    if not data:
+        last = printed.decode(errors="replace").strip().splitlines()[-1:] or ["it ended without a word"]
+        raise ConfigError(path.name, last[0], "a Python file that declares a Project")
+    answer = json.loads(data)
+    if "error" in answer:
+        raise ConfigError(answer["name"], answer["error"], answer["allowed"])
+    return decode_project(answer["project"])
+
+
+def declared(module: Any, name: str) -> ProjectSpec:
+    """Return the declaration of the one project in an imported module.
+
+    Raises:
+        ConfigError: it holds none, or several.
+    """
+    found = {id(value): value for value in vars(module).values() if hasattr(type(value), "__evertrain_project__")}
+    if len(found) != 1:
+        raise ConfigError(name, f"{len(found)} projects", "exactly one: project = Project('name')")
+    spec: ProjectSpec = next(iter(found.values())).spec
+    return spec
+
+
+def main() -> None:
+    """Import a project file and write its declaration, as JSON, to a file descriptor."""
+    from evertrain.specs import encode
+
+    name, target = sys.argv[1], int(sys.argv[2])
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        # Under its own name, so that classes declared in it can be found again by worker children.
+        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        answer: dict[str, Any] = {"project": encode(declared(module, name))}
+    except ConfigError as error:
+        answer = {"name": error.name, "error": str(error.value), "allowed": error.allowed}
+    except EvertrainError as error:
+        answer = {"name": name, "error": str(error), "allowed": "see the message"}
+    except Exception as error:  # noqa: BLE001 - whatever a user's file raises
+        place = next(
+            (frame for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename.endswith(name)),
+            None,
+        )
+        line = (
+            f" (line {place.lineno})" if place else f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+        )
+        answer = {
+            "name": name,
+            "error": f"{type(error).__name__}: {error}{line}",
+            "allowed": "a Python file that can be imported",
+        }
+    with os.fdopen(target, "wb") as file:
+        file.write(json.dumps(answer).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""The loop: a role that one process at a time has; it looks, plans, trains, tells, and tidies up."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+from evertrain import notify, registry
+from evertrain.control import tick
+from evertrain.control.opened import Opened
+from evertrain.errors import EvertrainError, StaleAttempt
+from evertrain.events import Kind
+from evertrain.executors.jobs import Lost, Message
+from evertrain.executors.supervisor import Supervisor
+from evertrain.specs import CsvFile, ParquetFile
+from evertrain.store import demand, items, leases
+
+logger = logging.getLogger("evertrain")
+
+ROLE = "loop"
+_TIDY_S = 3600.0
+_SIGN_S = 30.0
+_GRACE = timedelta(hours=1)
+
+
+class Loop:
+    """Keeps a project fresh while `run` runs. Several may run for one project; one of them ticks, all may train."""
+
+    def __init__(self, opened: Opened, *, watch_files: bool = True) -> None:
+        self.opened = opened
+        self.hands: Supervisor = opened.supervisor()
+        self.memory = tick.Memory()
+        self.ticking = False
+        self._watch_files = watch_files
+        self._watcher: _Watcher | None = None
+        self._looked = self._tidied = self._signed = 0.0
+        self._problem = ""
+
+    def run(self, stop: Callable[[], bool] = lambda: False, *, until_idle: bool = False) -> None:
+        """Work until `stop` answers true, a stop was asked for through the store, or nothing is left to do."""
+        try:
+            while not stop() and not self._stop_asked():
+                self.step()
+                if until_idle and self.idle():
+                    break
+            self.hands.drain(0 if until_idle else self.opened.settings.drain_s)
+        finally:
+            self.close()
+
+    def step(self) -> None:
+        """Do one round; a failing one is logged and does not end the loop."""
+        try:
+            self._round()
+            self._problem = ""
+        except EvertrainError as error:
+            if str(error) != self._problem:
+                logger.error("%s", error)
+            self._problem = str(error)
+            time.sleep(min(1.0, self.opened.settings.tick_s))
+
+    def _round(self) -> None:
+        self.hands.step(0.1 if self.hands.busy else min(0.2, self.opened.settings.tick_s))
+        hints = self._watcher.changed() if self._watcher else []
+        if time.monotonic() - self._looked < self.opened.settings.tick_s and not hints:
+            if not self.hands.busy:
+                time.sleep(min(0.05, self.opened.settings.tick_s))
+            return
+        self._looked = time.monotonic()
+        if not self._take_role():
+            return
+        with self.opened.store.read() as tx:
+            lost = leases.lost(tx)
+        if lost:
+            with self.opened.store.write() as tx:
+                items.reap(tx)
+        tick.look(self.opened, self.hands, self.memory, hints)
+        self._notify()
+        if time.monotonic() - self._tidied > _TIDY_S:
+            self._tidied = time.monotonic()
+            self._tidy()
+
+    def _take_role(self) -> bool:
+        try:
+            if self.ticking and time.monotonic() - self._signed < _SIGN_S:
+                with self.opened.store.read() as tx:
+                    held = leases.holder(tx, ROLE)
+                if held is not None and held["owner"] == self.hands.owner:
+                    return True
+            with self.opened.store.write() as tx:
+                mine = leases.take_role(tx, ROLE, self.hands.owner)
+                if mine:
+                    tx.run("UPDATE roles SET ticked_at = :at WHERE role = :role", at=tx.now_text, role=ROLE)
+                if mine and not self.ticking:
+                    tx.event(Kind.LOOP_STARTED, owner=self.hands.owner)
+        except StaleAttempt:
+            mine = False
+        self._signed = time.monotonic()
+        if mine and not self.ticking:
+            self.memory = tick.Memory()
+            self._start_watcher()
+        self.ticking = mine
+        return mine
+
+    def _stop_asked(self) -> bool:
+        if not self.ticking:
+            return False
+        try:
+            with self.opened.store.read() as tx:
+                held = leases.holder(tx, ROLE)
+        except EvertrainError:
+            return False
+        return bool(held and held["owner"] == self.hands.owner and held["stop_requested"])
+
+    def idle(self) -> bool:
+        """Return whether nothing runs, waits or is due."""
+        if self.hands.busy or self.memory.looked or self.memory.under_way:
+            return False
+        with self.opened.store.read() as tx:
+            waiting = tx.value("SELECT 1 FROM items WHERE state IN ('waiting', 'running') LIMIT 1")
+            return not waiting and not demand.models_to_plan(tx)
+
+    # --- watching, telling, tidying ---------------------------------------------------------------------------
+
+    def _start_watcher(self) -> None:
+        if self._watcher:
+            self._watcher.close()
+        self._watcher = None
+        if self._watch_files:
+            sources = self.opened.project().sources
+            files = {
+                name: (self.opened.home.root / source.path).resolve()
+                for name, source in sources.items()
+                if isinstance(source, CsvFile | ParquetFile)
+            }
+            if files:
+                self._watcher = _Watcher(files)
+
+    def _notify(self) -> None:
+        project = self.opened.project()
+        for channel in project.notify:
+            name = notify.reader(channel)
+            if name in self.memory.under_way or self.hands.executor.free("read") <= 0:
+                continue
+            with self.opened.store.write() as tx:
+                found = notify.pending(tx, channel)
+            if found is None:
+                continue
+            newest, told = found
+
+            def answer(message: Message | Lost, channel=channel, newest=newest, name=name) -> None:  # type: ignore[no-untyped-def]
+                self.memory.under_way.discard(name)
+                problem = (
+                    message.reason if isinstance(message, Lost) else message.get("problem") or message.get("reason")
+                )
+                with self.opened.store.write() as tx:
+                    notify.delivered(tx, channel, newest, problem)
+
+            if self.hands.ask(notify.task(channel, told), "reader", answer, lane="read", deadline_s=60):
+                self.memory.under_way.add(name)
+
+    def _tidy(self) -> None:
+        keep = self.opened.project().keep
+        with self.opened.store.write() as tx:
+            registry.collect(tx, self.opened.artifacts, newest=keep.fits, days=keep.days, grace=_GRACE)
+        self.opened.store.checkpoint()
+
+    def close(self) -> None:
+        """End in good order: give back what is held, free the role."""
+        if self._watcher:
+            self._watcher.close()
+        if self.ticking:
+            with contextlib.suppress(EvertrainError), self.opened.store.write() as tx:
+                tx.event(Kind.LOOP_STOPPED, owner=self.hands.owner)
+        self.hands.close()
+
+
+class _Watcher:
+    """Tells which sources' files changed, from a thread; a hint to look, never the only way to see."""
+
+    def __init__(self, files: dict[str, Path]) -> None:
+        self._names: dict[Path, list[str]] = {}
+        for name, path in files.items():
+            self._names.setdefault(path, []).append(name)
+        self._found: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        from watchfiles import watch
+
+        folders = {path.parent for path in self._names}
+        while not self._stop.is_set():
+            present = [folder for folder in folders if folder.is_dir()]
+            if not present:
+                self._stop.wait(5)
+                continue
+            try:
+                for changes in watch(
+                    *present,
+                    stop_event=self._stop,
+                    recursive=False,
+                    debounce=100,
+                    step=50,
+                    raise_interrupt=False,
+                    watch_filter=None,
+                ):
+                    for _, changed in changes:
+                        for name in self._names.get(Path(changed), ()):
+                            self._found.put(name)
+            except OSError as error:
+                logger.warning("files are looked at every few minutes only, the watcher failed: %s", error)
+                self._stop.wait(60)
+
+    def changed(self) -> list[str]:
+        """Return the sources whose files changed since the last call."""
+        found: dict[str, None] = {}
+        while True:
+            try:
+                found[self._found.get_nowait()] = None
+            except queue.Empty:
+                return list(found)
+
+    def close(self) -> None:
+        self._stop.set()

@@ -1,0 +1,194 @@
+"""Notifications: ended runs told to people and programs, from a stored place in the log, never in anyone's way.
+
+Delivery happens in a worker child. A message that cannot be delivered is tried again later; after the last try the
+log says so and the next one gets its turn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from evertrain.clock import to_text
+from evertrain.errors import ConfigError
+from evertrain.events import Kind
+from evertrain.scores import format_score
+from evertrain.sources import read
+from evertrain.specs import Callback, Message, encode
+from evertrain.store import log
+from evertrain.store.connect import Record, Tx
+
+_TRIES = 8
+_FIRST_WAIT_S = 5
+
+
+def reader(channel: Callback | Message) -> str:
+    """Return the name of a channel's place in the log."""
+    return f"notify:{channel.function if isinstance(channel, Callback) else channel.url}"
+
+
+def pending(tx: Tx, channel: Callback | Message, limit: int = 50) -> tuple[int, list[dict[str, Any]]] | None:
+    """Return the newest event read and what has to be told, oldest first; None when nothing new ended or it is not
+    yet time to try again. A new channel begins at the end of the log: it is not told of the past.
+    """
+    name = reader(channel)
+    place = tx.row("SELECT * FROM cursors WHERE reader = :name", name=name)
+    if place is None:
+        tx.run("INSERT INTO cursors(reader, event_id) VALUES (:name, :id)", name=name, id=log.newest(tx))
+        return None
+    if place.next_at > tx.now_text:
+        return None
+    found = log.after(tx, place.event_id, limit=limit, kinds=[Kind.RUN_ENDED])
+    if not found:
+        return None
+    told = [one for event in found if event.run_id and (one := describe(tx, event.run_id))]
+    if isinstance(channel, Message) and channel.on == "changed":
+        told = [one for one in told if one["status"] != "success" or one["promoted"]]
+    return found[-1].id, told
+
+
+def delivered(tx: Tx, channel: Callback | Message, event_id: int, problem: str | None) -> None:
+    """Move a channel's place on; a failure keeps it and waits longer each time, up to the last try."""
+    name = reader(channel)
+    failures = int(tx.value("SELECT failures FROM cursors WHERE reader = :name", name=name) or 0) + 1
+    if problem is not None and failures < _TRIES:
+        later = tx.now + timedelta(seconds=_FIRST_WAIT_S * 2**failures)
+        tx.run(
+            "UPDATE cursors SET failures = :failures, next_at = :later WHERE reader = :name",
+            failures=failures,
+            later=to_text(later),
+            name=name,
+        )
+        return
+    if problem is not None:
+        tx.event(Kind.NOTIFY_FAILED, channel=name, problem=problem[:500], tries=failures)
+    tx.run("UPDATE cursors SET event_id = :id, failures = 0, next_at = '' WHERE reader = :name", id=event_id, name=name)
+
+
+def describe(tx: Tx, run_id: int) -> dict[str, Any] | None:
+    """Return an ended run as channels tell it: status, duration in seconds, versions, scores and a sentence."""
+    run = tx.row(
+        "SELECT r.*, m.name AS model FROM runs r JOIN models m ON m.id = r.model_id WHERE r.id = :id", id=run_id
+    )
+    if run is None:
+        return None
+    fit = _speaking_fit(tx, run_id)
+    failed = tx.row(
+        "SELECT error_class, reason FROM items WHERE run_id = :run AND state IN ('failed', 'dead') LIMIT 1", run=run_id
+    )
+    seconds = tx.value("SELECT sum(seconds) FROM items WHERE run_id = :run", run=run_id)
+    status = "failed" if run.state in ("failed", "partial") else "success" if run.state == "succeeded" else run.state
+    told: dict[str, Any] = {
+        "type": "model_retrained",
+        "run_id": run_id,
+        "model": run.model,
+        "status": status,
+        "duration": round(seconds or 0.0, 3),
+        "cause": run.cause,
+        "reason": run.reason,
+        "promoted": 0,
+    }
+    if failed is not None:
+        told |= {"error": failed.reason, "error_class": failed.error_class}
+    if fit is not None:
+        told |= fit
+    told["text"] = _text(told)
+    return told
+
+
+def _speaking_fit(tx: Tx, run_id: int) -> dict[str, Any] | None:
+    """Return old and new version and score of a run: of its one fit, or of the widest rollup among several."""
+    import json
+
+    row = tx.row(
+        "SELECT f.*, i.state, i.reason, v.major, v.minor, v.patch FROM fits f JOIN items i ON i.id = f.id"
+        " JOIN versions v ON v.id = f.version_id JOIN partitions p ON p.id = f.partition_id"
+        " WHERE i.run_id = :run ORDER BY p.leaf, length(p.key), f.id LIMIT 1",
+        run=run_id,
+    )
+    promoted = tx.value("SELECT count(*) FROM items WHERE run_id = :run AND state = 'promoted'", run=run_id)
+    if row is None:
+        return None
+    verdict = json.loads(row.verdict)
+    old = _version(tx, verdict.get("against"))
+    new = f"{row.major}.{row.minor}.{row.patch}"
+    return {
+        "promoted": promoted,
+        "old_version": old,
+        "new_version": new if row.state == "promoted" else old,
+        "version": new,
+        "score": verdict.get("score"),
+        "old_score": verdict.get("champion"),
+        "new_score": verdict.get("challenger"),
+        "improvement": verdict.get("improvement"),
+        "verdict": row.reason,
+    }
+
+
+def _version(tx: Tx, fit_id: int | None) -> str | None:
+    row: Record | None = (
+        tx.row(
+            "SELECT v.major, v.minor, v.patch FROM fits f JOIN versions v ON v.id = f.version_id WHERE f.id = :id",
+            id=fit_id,
+        )
+        if fit_id
+        else None
+    )
+    return f"{row.major}.{row.minor}.{row.patch}" if row else None
+
+
+def _text(told: Mapping[str, Any]) -> str:
+    model = told["model"]
+    if told["status"] == "failed":
+        return f"Retraining failed: {model} ({told.get('error') or told['reason']})"
+    if told["promoted"] and told.get("score"):
+        shown = told["new_score"]
+        value = (
+            f"{shown:.2%}" if told["score"] == "accuracy" and shown is not None else format_score(told["score"], shown)
+        )
+        more = f", {told['promoted']} partitions" if told["promoted"] > 1 else ""
+        return f"Model retrained: {model} v{told['version']} ({told['score']}: {value}{more})"
+    if told["promoted"]:
+        return f"Model retrained: {model} v{told.get('version')}"
+    return f"Retrained and not promoted: {model}, {told.get('verdict') or told['status']}"
+
+
+def task(channel: Callback | Message, told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the task of delivering messages, for a worker."""
+    return {"kind": "notify", "channel": encode(channel), "told": list(told)}
+
+
+def deliver(task_: Mapping[str, Any], emit: Any) -> None:
+    """Deliver messages, in a worker; answer the first problem, if any."""
+    channel, problem = task_["channel"], None
+    try:
+        if channel["kind"] == "callback":
+            function = read.load(channel["function"])
+            for one in task_["told"]:
+                function(
+                    one["model"],
+                    one["status"],
+                    one["duration"],
+                    **{name: value for name, value in one.items() if name not in ("model", "status", "duration")},
+                )
+        elif task_["told"]:
+            _send(channel["url"], [one["text"] for one in task_["told"]])
+    except Exception as error:  # noqa: BLE001 - a subscriber's failure is recorded, never ours
+        problem = f"{type(error).__name__}: {error}"
+    emit({"type": "delivered", "problem": problem})
+
+
+def _send(url: str, texts: Sequence[str]) -> None:
+    try:
+        import apprise
+    except ImportError:
+        raise ConfigError("notify", "Message", "an installed `evertrain[notify]`") from None
+    if url.startswith("env:"):
+        url = os.environ.get(url.removeprefix("env:"), "")
+    sender = apprise.Apprise()
+    if not url or not sender.add(url):
+        raise ConfigError("notify.url", "(hidden)", "an Apprise URL, or env:NAME of a variable that holds one")
+    if not sender.notify(body="\n".join(texts), title="Evertrain"):
+        raise OSError("the service did not take the message")

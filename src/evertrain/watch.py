@@ -1,0 +1,375 @@
+"""Watching sources: from a look at a file to which partitions hold other rows than were trained on.
+
+A look costs one stat. Only a source that changed and then lay still is read, in a worker; what the read found is
+compared here, partition by partition, and the rollups by the sum of their partitions.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from evertrain.errors import DataError
+from evertrain.events import Kind
+from evertrain.partitions import KeyText, closure, decode, encode, label, rollup
+from evertrain.sources import read
+from evertrain.sources.extract import Leaf, leaves
+from evertrain.sources.fingerprint import comparable
+from evertrain.specs import Auto, Cause, DataChange, ModelSpec, ProjectSpec, ScoreDrop, Source
+from evertrain.specs import encode as encode_spec
+from evertrain.store import decisions, demand, items, models, sources
+from evertrain.store.connect import Record, Tx, dump
+from evertrain.triggers import Change, Decision, on_change
+
+_MODULUS = 2**256
+
+
+def look(tx: Tx, name: str, source: Source, root: Path) -> Record:
+    """Look at a source and return what is known of it; a missing file is remembered as its problem."""
+    try:
+        return sources.looked(tx, name, read.look(source, root), None)
+    except DataError as error:
+        return sources.looked(tx, name, None, str(error))
+
+
+def needs_read(row: Record, users: Sequence[models.Model]) -> bool:
+    """Return whether a source should be read at once, as far as its own state tells."""
+    if row.problem and row.stat is None:
+        return False
+    if row.read_at is None:
+        return True
+    if not any(isinstance(one, DataChange | ScoreDrop) for user in users for one in user.spec.triggers):
+        return False
+    return bool(row.stat != row.read_stat)
+
+
+def patience(users: Sequence[models.Model]) -> tuple[timedelta, timedelta]:
+    """Return how long a source must lie still, and after what time it is read all the same: the shortest declared."""
+    rules = [one for user in users for one in user.spec.triggers if isinstance(one, DataChange)] or [DataChange()]
+    return min(rule.quiet for rule in rules), min(rule.max_delay for rule in rules)
+
+
+def task(
+    tx: Tx,
+    project: ProjectSpec,
+    name: str,
+    users: Sequence[models.Model],
+    *,
+    root: Path,
+    folder: Path,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Return the task of reading a source for the models that use it, for a worker."""
+    source = project.sources[name]
+    row = sources.state(tx, name)
+    commit = tx.value("SELECT value FROM counters WHERE name = 'commit'")
+    columns = sources.columns_of(row)
+    return {
+        "kind": "read",
+        "source": encode_spec(source),
+        "root": str(root),
+        "known": row.read_stat if row else None,
+        "force": force,
+        "columns": columns,
+        "name": name,
+        "commit": commit,
+        "models": [
+            {
+                "reading": _reading(user.spec, source),
+                "recipe": user.recipe,
+                "path": str(folder / f"{user.id}-{commit}-{secrets.token_hex(6)}.arrow"),
+            }
+            for user in users
+        ],
+    }
+
+
+def _reading(spec: ModelSpec, source: Source) -> dict[str, Any]:
+    return {
+        "model": spec.name,
+        "target": spec.target,
+        "dimensions": spec.dimensions,
+        "columns": list(spec.features) if isinstance(spec.features, tuple) else None,
+        "key": list(source.key),
+        "time": source.time,
+    }
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a read came to for one model: its decision, where it has a rule for changes, and how many were asked for."""
+
+    model: str
+    decision: Decision | None
+    asked: int
+
+
+def apply(
+    tx: Tx, project: ProjectSpec, name: str, answer: Mapping[str, Any], asked: Mapping[str, Any], *, force: bool = False
+) -> list[Found]:
+    """Make the answer of a read the state of the store: extracts, partitions, decisions and what is wanted.
+
+    Args:
+        asked: the task that the answer belongs to.
+        force: accept a source that lost most of its rows.
+    """
+    users = [user for user in models.every(tx) if user.spec.source == name]
+    if answer.get("unchanged"):
+        sources.was_read(tx, name, stat=answer["stat"], rows=None, columns=None, problem=None)
+        return []
+    source = project.sources[name]
+    before = sources.state(tx, name)
+    problem = _shrunk(source, before, answer, force=force)
+    aside = _aside(answer)
+    if not answer["rows"] and not problem:
+        problem = f"{answer['called']} has no usable row"
+    sources.was_read(
+        tx,
+        name,
+        stat=answer["stat"],
+        rows=None if problem else answer["rows"],
+        columns=None if problem else answer["columns"],
+        problem=problem,
+    )
+    found = []
+    asked_models = {one["reading"]["model"] for one in asked["models"]}
+    for user in users:
+        if user.name in asked_models:
+            own = problem or answer["problems"].get(user.name)
+            found.append(_apply_model(tx, project, user, answer, asked, own, aside))
+    kind = Kind.SOURCE_FAILED if problem or answer["problems"] else Kind.SOURCE_READ
+    tx.event(
+        kind,
+        source=name,
+        rows=answer["rows"],
+        set_aside=answer["set_aside_count"],
+        seconds=answer.get("seconds"),
+        problem=problem or next(iter(answer["problems"].values()), None),
+        notes=answer["notes"],
+    )
+    return found
+
+
+def failed(tx: Tx, project: ProjectSpec, name: str, reason: str) -> list[Found]:
+    """Record that a source could not be read at all; every model of it says so and serves on."""
+    row = sources.state(tx, name)
+    if row is not None and row.problem == reason and row.stat == row.read_stat:
+        pass  # said before; the decision below only counts up
+    sources.was_read(tx, name, stat=row.stat if row else None, rows=None, columns=None, problem=reason)
+    found = []
+    for user in models.every(tx):
+        if user.spec.source == name:
+            change = Change(read.called(project.sources[name]), 0, problem=reason, serving=serving(tx, user))
+            found.append(Found(user.name, _decide(tx, project, user, change, ()), 0))
+    tx.event(Kind.SOURCE_FAILED, source=name, problem=reason)
+    return found
+
+
+def serving(tx: Tx, user: models.Model) -> str | None:
+    """Return the version that serves a model meanwhile, for messages; the newest where partitions differ."""
+    return next(iter(models.serving_versions(tx, user.id, 1)), None)
+
+
+def _shrunk(source: Source, before: Record | None, answer: Mapping[str, Any], *, force: bool) -> str | None:
+    rows = before.rows if before else None
+    if force or not rows or answer["rows"] >= rows * (1 - source.max_shrink):
+        return None
+    lost = 100 * (1 - answer["rows"] / rows)
+    return (
+        f"{answer['called']} fell from {rows} to {answer['rows']} usable rows (-{lost:.0f} %), which looks cut off;"
+        " nothing was trained. `evertrain trigger MODEL --force` accepts it"
+    )
+
+
+def _aside(answer: Mapping[str, Any]) -> tuple[str, ...]:
+    count = answer["set_aside_count"]
+    said = [f"{one}, set aside." for one in answer["set_aside"][:3]]
+    if count > 3:
+        said.append(f"{count - 3} more were set aside.")
+    return tuple(said)
+
+
+def _apply_model(
+    tx: Tx,
+    project: ProjectSpec,
+    user: models.Model,
+    answer: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    problem: str | None,
+    aside: tuple[str, ...],
+) -> Found:
+    called = answer["called"]
+    if problem:
+        change = Change(called, answer["rows"], problem=problem, serving=serving(tx, user), set_aside=aside)
+        return Found(user.name, _decide(tx, project, user, change, ()), 0)
+    extract = answer["models"][user.name]
+    recipe = next(one["recipe"] for one in asked["models"] if one["reading"]["model"] == user.name)
+    present = _with_rollups(user.spec, list(leaves(extract["index"])))
+    change, affected = _compare(tx, user, called, extract, present, aside)
+    fresh_keys = _fresh(tx, user, present)
+    change = replace(
+        change,
+        found=sum(leaf for leaf, _, _ in fresh_keys.values()),
+        first=user.extract is None,
+        short={
+            **change.short,
+            **{
+                label(decode(key), user.spec.dimensions, user.spec.overall): rows
+                for key, (leaf, rows, _) in fresh_keys.items()
+                if leaf and rows < user.spec.min_samples
+            },
+        },
+    )
+    # Whatever is asked for below is about these very rows, so the extract is as fresh as that request, unless
+    # somebody else asked meanwhile.
+    quiet = tx.value("SELECT value FROM counters WHERE name = 'commit'") == asked["commit"]
+    _discover(tx, user, fresh_keys)
+    decision = _decide(tx, project, user, change, affected)
+    fresh = tx.value("SELECT value FROM counters WHERE name = 'commit'") if quiet else asked["commit"]
+    tx.run(
+        "UPDATE models SET extract = :extract WHERE id = :id",
+        id=user.id,
+        extract=dump({**extract, "stat": answer["stat"], "commit": fresh, "read_at": tx.now_text, "recipe": recipe}),
+    )
+    return Found(user.name, decision, len(affected) if decision and decision.fired else 0)
+
+
+def _with_rollups(spec: ModelSpec, found: Sequence[Leaf]) -> dict[KeyText, tuple[bool, int, str]]:
+    """Return every key with rows: whether it is a leaf, how many rows, which fingerprint."""
+    present: dict[KeyText, tuple[bool, int, str]] = {leaf.key: (True, leaf.rows, leaf.fingerprint) for leaf in found}
+    if not spec.partition_by:
+        return present
+    algorithm = found[0].fingerprint.partition(":")[0] if found else "1"
+    totals: dict[KeyText, list[int]] = {}
+    for leaf in found:
+        number, key = int(leaf.fingerprint.partition(":")[2], 16), decode(leaf.key)
+        for kept in spec.levels:
+            total = totals.setdefault(encode(rollup(key, kept), spec.dimensions), [0, 0])
+            total[0] += leaf.rows
+            total[1] += number
+    for key_text, (rows, total_mark) in totals.items():
+        present[key_text] = (False, rows, f"{algorithm}:{total_mark % _MODULUS:064x}")
+    return present
+
+
+def _compare(
+    tx: Tx,
+    user: models.Model,
+    called: str,
+    extract: Mapping[str, Any],
+    present: Mapping[KeyText, tuple[bool, int, str]],
+    aside: tuple[str, ...],
+) -> tuple[Change, list[KeyText]]:
+    """Compare what is there with what was seen and trained on, and bring rows and marks up to date."""
+    spec = user.spec
+    known = {
+        row.key: row
+        for row in tx.rows(
+            "SELECT id, key, leaf, state, rows, seen, asked, considered_input, champion_id FROM partitions"
+            " WHERE model_id = :model",
+            model=user.id,
+        )
+    }
+    changed, affected, short, already = [], [], {}, 0
+    updates = []
+    for key, (leaf, rows, mark) in present.items():
+        row = known.get(key)
+        if row is None or row.state == "retired" or row.seen is None:
+            continue  # discovered below, and due from birth
+        same_way = comparable(row.seen, mark)
+        if row.seen != mark or row.rows != rows:
+            updates.append({"id": row.id, "rows": rows, "seen": mark, "asked": row.asked if same_way else mark})
+        if not same_way:
+            continue  # measured by another algorithm: measured again, never retrained for
+        if mark in (row.asked, row.considered_input):
+            # A mark that was asked for is no news. One that was merely seen is, as under auto="observe".
+            already += leaf and row.seen != mark
+        elif rows < spec.min_samples:
+            short[label(decode(key), spec.dimensions, spec.overall)] = rows
+        else:
+            affected.append(key)
+            if leaf:
+                changed.append(key)
+    gone = [row.id for key, row in known.items() if row.state == "live" and key not in present]
+    tx.many("UPDATE partitions SET rows = :rows, seen = :seen, asked = :asked WHERE id = :id", updates)
+    demand.retire_partitions(tx, user.name, gone)
+    items.skip_retired(tx, gone)
+    change = Change(
+        called,
+        extract["rows"],
+        tuple(changed),
+        short,
+        known=already,
+        gone=len(gone),
+        of=sum(leaf for leaf, _, _ in present.values()),
+        set_aside=aside,
+        serving=serving(tx, user),
+    )
+    return change, affected
+
+
+def _fresh(
+    tx: Tx, user: models.Model, present: Mapping[KeyText, tuple[bool, int, str]]
+) -> dict[KeyText, tuple[bool, int, str]]:
+    live = {
+        row.key
+        for row in tx.rows(
+            "SELECT key FROM partitions WHERE model_id = :model AND state = 'live' AND seen IS NOT NULL", model=user.id
+        )
+    }
+    return {key: value for key, value in present.items() if key not in live}
+
+
+def _discover(tx: Tx, user: models.Model, fresh: Mapping[KeyText, tuple[bool, int, str]]) -> None:
+    """Add partitions that appeared: due from birth, where they have rows enough."""
+    if not fresh:
+        return
+    spec = user.spec
+    request = demand.Request(Cause.DECLARATION, "no model yet")
+    demand.find_partitions(tx, user.id, user.name, {key: leaf for key, (leaf, _, _) in fresh.items()}, request)
+    tx.many(
+        "UPDATE partitions SET rows = :rows, seen = :seen, asked = :seen WHERE model_id = :model AND key = :key",
+        [{"model": user.id, "key": key, "rows": rows, "seen": mark} for key, (_, rows, mark) in fresh.items()],
+    )
+    # Too small to train: nothing is owed until more rows come; the nearest rollup answers.
+    tx.many(
+        "UPDATE partitions SET planned = wanted, considered = wanted, considered_input = :seen, outcome = 'skipped',"
+        " outcome_reason = :reason WHERE model_id = :model AND key = :key AND champion_id IS NULL",
+        [
+            {"model": user.id, "key": key, "seen": mark, "reason": f"Insufficient samples: {rows} < {spec.min_samples}"}
+            for key, (_, rows, mark) in fresh.items()
+            if rows < spec.min_samples
+        ],
+    )
+
+
+def _decide(
+    tx: Tx, project: ProjectSpec, user: models.Model, change: Change, affected: Sequence[KeyText]
+) -> Decision | None:
+    auto = models.auto_of(project, user.spec)
+    if auto is Auto.OFF or not any(isinstance(one, DataChange) for one in user.spec.triggers):
+        return None
+    decision = on_change(change, user.spec, affected)
+    if not decision.fired:
+        decisions.record(tx, user.id, user.name, decision, action="none")
+        return decision
+    if auto is Auto.OBSERVE:
+        decisions.record(tx, user.id, user.name, decision, action="observe")
+        return decision
+    request = demand.Request(Cause.DATA_CHANGE, decision.reason)
+    commit = demand.want(tx, user.id, user.name, request, affected)
+    tx.many(
+        "UPDATE partitions SET asked = seen WHERE model_id = :model AND key = :key",
+        [{"model": user.id, "key": key} for key in affected],
+    )
+    decisions.record(tx, user.id, user.name, decision, action="train", wanted=commit)
+    return decision
+
+
+def closure_of(spec: ModelSpec, keys: Sequence[KeyText]) -> list[KeyText]:
+    """Return keys and the rollups above them."""
+    return list(closure(keys, spec.dimensions, spec.levels))
