@@ -95,7 +95,7 @@ class Loop:
             with self.opened.store.write() as tx:
                 mine = leases.take_role(tx, ROLE, self.hands.owner)
                 if mine:
-                    tx.run("UPDATE roles SET ticked_at = :at WHERE role = :role", at=tx.now_text, role=ROLE)
+                    leases.sign(tx, ROLE)
                 if mine and not self.ticking:
                     tx.event(Kind.LOOP_STARTED, owner=self.hands.owner)
         except StaleAttempt:
@@ -122,8 +122,7 @@ class Loop:
         if self.hands.busy or self.memory.looked or self.memory.under_way:
             return False
         with self.opened.store.read() as tx:
-            waiting = tx.value("SELECT 1 FROM items WHERE state IN ('waiting', 'running') LIMIT 1")
-            return not waiting and not demand.models_to_plan(tx)
+            return not items.open_counts(tx) and not demand.models_to_plan(tx)
 
     # --- watching, telling, tidying ---------------------------------------------------------------------------
 

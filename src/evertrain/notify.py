@@ -6,19 +6,20 @@ log says so and the next one gets its turn.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from evertrain.clock import to_text
 from evertrain.errors import ConfigError
 from evertrain.events import Kind
 from evertrain.scores import format_score
 from evertrain.sources import read
 from evertrain.specs import Callback, Message, encode
-from evertrain.store import log
-from evertrain.store.connect import Record, Tx
+from evertrain.store import log, runs
+from evertrain.store.champions import version_text
+from evertrain.store.connect import Tx
 
 _TRIES = 8
 _FIRST_WAIT_S = 5
@@ -34,9 +35,9 @@ def pending(tx: Tx, channel: Callback | Message, limit: int = 50) -> tuple[int, 
     yet time to try again. A new channel begins at the end of the log: it is not told of the past.
     """
     name = reader(channel)
-    place = tx.row("SELECT * FROM cursors WHERE reader = :name", name=name)
+    place = log.cursor(tx, name)
     if place is None:
-        tx.run("INSERT INTO cursors(reader, event_id) VALUES (:name, :id)", name=name, id=log.newest(tx))
+        log.move_cursor(tx, name, log.newest(tx))
         return None
     if place.next_at > tx.now_text:
         return None
@@ -52,33 +53,24 @@ def pending(tx: Tx, channel: Callback | Message, limit: int = 50) -> tuple[int, 
 def delivered(tx: Tx, channel: Callback | Message, event_id: int, problem: str | None) -> None:
     """Move a channel's place on; a failure keeps it and waits longer each time, up to the last try."""
     name = reader(channel)
-    failures = int(tx.value("SELECT failures FROM cursors WHERE reader = :name", name=name) or 0) + 1
+    place = log.cursor(tx, name)
+    failures = (place.failures if place else 0) + 1
     if problem is not None and failures < _TRIES:
-        later = tx.now + timedelta(seconds=_FIRST_WAIT_S * 2**failures)
-        tx.run(
-            "UPDATE cursors SET failures = :failures, next_at = :later WHERE reader = :name",
-            failures=failures,
-            later=to_text(later),
-            name=name,
-        )
+        log.delay_cursor(tx, name, failures, tx.now + timedelta(seconds=_FIRST_WAIT_S * 2**failures))
         return
     if problem is not None:
         tx.event(Kind.NOTIFY_FAILED, channel=name, problem=problem[:500], tries=failures)
-    tx.run("UPDATE cursors SET event_id = :id, failures = 0, next_at = '' WHERE reader = :name", id=event_id, name=name)
+    log.move_cursor(tx, name, event_id)
 
 
 def describe(tx: Tx, run_id: int) -> dict[str, Any] | None:
     """Return an ended run as channels tell it: status, duration in seconds, versions, scores and a sentence."""
-    run = tx.row(
-        "SELECT r.*, m.name AS model FROM runs r JOIN models m ON m.id = r.model_id WHERE r.id = :id", id=run_id
-    )
+    run = runs.find(tx, run_id)
     if run is None:
         return None
     fit = _speaking_fit(tx, run_id)
-    failed = tx.row(
-        "SELECT error_class, reason FROM items WHERE run_id = :run AND state IN ('failed', 'dead') LIMIT 1", run=run_id
-    )
-    seconds = tx.value("SELECT sum(seconds) FROM items WHERE run_id = :run", run=run_id)
+    failed = runs.first_failure(tx, run_id)
+    seconds = runs.seconds(tx, run_id)
     status = "failed" if run.state in ("failed", "partial") else "success" if run.state == "succeeded" else run.state
     told: dict[str, Any] = {
         "type": "model_retrained",
@@ -100,22 +92,14 @@ def describe(tx: Tx, run_id: int) -> dict[str, Any] | None:
 
 def _speaking_fit(tx: Tx, run_id: int) -> dict[str, Any] | None:
     """Return old and new version and score of a run: of its one fit, or of the widest rollup among several."""
-    import json
-
-    row = tx.row(
-        "SELECT f.*, i.state, i.reason, v.major, v.minor, v.patch FROM fits f JOIN items i ON i.id = f.id"
-        " JOIN versions v ON v.id = f.version_id JOIN partitions p ON p.id = f.partition_id"
-        " WHERE i.run_id = :run ORDER BY p.leaf, length(p.key), f.id LIMIT 1",
-        run=run_id,
-    )
-    promoted = tx.value("SELECT count(*) FROM items WHERE run_id = :run AND state = 'promoted'", run=run_id)
+    row = runs.speaking_fit(tx, run_id)
     if row is None:
         return None
     verdict = json.loads(row.verdict)
-    old = _version(tx, verdict.get("against"))
-    new = f"{row.major}.{row.minor}.{row.patch}"
+    old = version_text(runs.version_of_fit(tx, verdict.get("against")))
+    new = version_text(row)
     return {
-        "promoted": promoted,
+        "promoted": row.promoted,
         "old_version": old,
         "new_version": new if row.state == "promoted" else old,
         "version": new,
@@ -125,18 +109,6 @@ def _speaking_fit(tx: Tx, run_id: int) -> dict[str, Any] | None:
         "improvement": verdict.get("improvement"),
         "verdict": row.reason,
     }
-
-
-def _version(tx: Tx, fit_id: int | None) -> str | None:
-    row: Record | None = (
-        tx.row(
-            "SELECT v.major, v.minor, v.patch FROM fits f JOIN versions v ON v.id = f.version_id WHERE f.id = :id",
-            id=fit_id,
-        )
-        if fit_id
-        else None
-    )
-    return f"{row.major}.{row.minor}.{row.patch}" if row else None
 
 
 def _text(told: Mapping[str, Any]) -> str:

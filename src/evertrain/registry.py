@@ -69,6 +69,7 @@ class Proposal:
     item_id: int
     fence: int
     run_id: int
+    major: int
     partition_id: int
     wanted: int
     input: str
@@ -137,7 +138,7 @@ def settle(
     ]
     items.end_items(tx, owner, [*ends, *(one.end for one in closings)])
     fault_point("settle.after_guard")
-    _store_fits(tx, [one for one, _, _ in ready])
+    _store_fits(tx, model_id, [one for one, _, _ in ready])
     promoted = [one for one, state, _ in ready if state is ItemState.PROMOTED]
     _promote(tx, [(one.partition_id, one.item_id, one.verdict.reason) for one in promoted], actor="evertrain")
     demand.consider(
@@ -179,19 +180,15 @@ def settle(
     return changed
 
 
-def _store_fits(tx: Tx, proposals: Sequence[Proposal]) -> None:
+def _store_fits(tx: Tx, model_id: int, proposals: Sequence[Proposal]) -> None:
     digests = {one.place.artifact: one.artifact_size for one in proposals}
     tx.many(
         "INSERT INTO artifacts(digest, size, created_at) VALUES (:digest, :size, :at)"
         " ON CONFLICT(digest) DO UPDATE SET state = 'live', condemned_at = NULL",
         [{"digest": digest, "size": size, "at": tx.now_text} for digest, size in digests.items()],
     )
-    versions = dict(
-        tuple(row)
-        for row in tx.rows(
-            "SELECT run_id, id FROM versions WHERE run_id IN :runs", runs=sorted({one.run_id for one in proposals})
-        )
-    )
+    majors = {one.run_id: one.major for one in proposals}
+    versions = {run_id: runs.draw_version(tx, model_id, run_id, major)[0] for run_id, major in sorted(majors.items())}
     tx.many(
         "INSERT INTO fits(id, version_id, partition_id, artifact, start, size, digest, trainer, verdict, scores, rows,"
         " input, wanted, trained_until, signature, trained_at) VALUES (:id, :version, :partition, :artifact, :start,"
@@ -448,15 +445,18 @@ def adopt(tx: Tx, model_id: int, model: str, partition_id: int, fit: Mapping[str
             wanted=place.wanted,
         )
     )
-    version = runs.draw_version(tx, model_id, run_id)
+    major = int(fit["major"])
+    _, version = runs.draw_version(tx, model_id, run_id, major)
     verdict = Verdict(ItemState.PROMOTED, Method.FIRST, "adopted from a file", dict(fit["numbers"]))
     _store_fits(
         tx,
+        model_id,
         [
             Proposal(
                 item_id,
                 0,
                 run_id,
+                major,
                 partition_id,
                 place.wanted,
                 fit["input"],

@@ -146,6 +146,15 @@ def parse_name(value: object) -> str:
     return value
 
 
+def parse_name_of(what: str, value: object) -> str:
+    """Return `value` if it can be the name of a `what`.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    return _checked(f"{what} name", parse_name, value)
+
+
 def parse_import_path(value: object) -> str:
     if not isinstance(value, str) or not _IMPORT_PATH.fullmatch(value):
         raise ValueError("an import path such as 'features:build' (module:function)")

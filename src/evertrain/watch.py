@@ -21,8 +21,8 @@ from evertrain.sources.extract import Leaf, leaves
 from evertrain.sources.fingerprint import comparable
 from evertrain.specs import Auto, Cause, DataChange, ModelSpec, ProjectSpec, ScoreDrop, Source
 from evertrain.specs import encode as encode_spec
-from evertrain.store import decisions, demand, items, models, sources
-from evertrain.store.connect import Record, Tx, dump
+from evertrain.store import decisions, demand, items, marks, models, sources
+from evertrain.store.connect import Record, Tx
 from evertrain.triggers import Change, Decision, on_change
 
 _MODULUS = 2**256
@@ -66,7 +66,7 @@ def task(
     """Return the task of reading a source for the models that use it, for a worker."""
     source = project.sources[name]
     row = sources.state(tx, name)
-    commit = tx.value("SELECT value FROM counters WHERE name = 'commit'")
+    commit = tx.counter("commit")
     columns = sources.columns_of(row)
     return {
         "kind": "read",
@@ -226,15 +226,12 @@ def _apply_model(
     )
     # Whatever is asked for below is about these very rows, so the extract is as fresh as that request, unless
     # somebody else asked meanwhile.
-    quiet = tx.value("SELECT value FROM counters WHERE name = 'commit'") == asked["commit"]
+    quiet = tx.counter("commit") == asked["commit"]
     _discover(tx, user, fresh_keys)
     decision = _decide(tx, project, user, change, affected)
-    fresh = tx.value("SELECT value FROM counters WHERE name = 'commit'") if quiet else asked["commit"]
-    tx.run(
-        "UPDATE models SET extract = :extract WHERE id = :id",
-        id=user.id,
-        extract=dump({**extract, "stat": answer["stat"], "commit": fresh, "read_at": tx.now_text, "recipe": recipe}),
-    )
+    fresh = tx.counter("commit") if quiet else asked["commit"]
+    copy = {**extract, "stat": answer["stat"], "commit": fresh, "read_at": tx.now_text, "recipe": recipe}
+    marks.extracted(tx, user.id, copy)
     return Found(user.name, decision, len(affected) if decision and decision.fired else 0)
 
 
@@ -266,14 +263,7 @@ def _compare(
 ) -> tuple[Change, list[KeyText]]:
     """Compare what is there with what was seen and trained on, and bring rows and marks up to date."""
     spec = user.spec
-    known = {
-        row.key: row
-        for row in tx.rows(
-            "SELECT id, key, leaf, state, rows, seen, asked, considered_input, champion_id FROM partitions"
-            " WHERE model_id = :model",
-            model=user.id,
-        )
-    }
+    known = marks.of_model(tx, user.id)
     changed, affected, short, already = [], [], {}, 0
     updates = []
     for key, (leaf, rows, mark) in present.items():
@@ -295,7 +285,7 @@ def _compare(
             if leaf:
                 changed.append(key)
     gone = [row.id for key, row in known.items() if row.state == "live" and key not in present]
-    tx.many("UPDATE partitions SET rows = :rows, seen = :seen, asked = :asked WHERE id = :id", updates)
+    marks.update(tx, updates)
     demand.retire_partitions(tx, user.name, gone)
     items.skip_retired(tx, gone)
     change = Change(
@@ -315,12 +305,7 @@ def _compare(
 def _fresh(
     tx: Tx, user: models.Model, present: Mapping[KeyText, tuple[bool, int, str]]
 ) -> dict[KeyText, tuple[bool, int, str]]:
-    live = {
-        row.key
-        for row in tx.rows(
-            "SELECT key FROM partitions WHERE model_id = :model AND state = 'live' AND seen IS NOT NULL", model=user.id
-        )
-    }
+    live = {key for key, row in marks.of_model(tx, user.id).items() if row.state == "live" and row.seen is not None}
     return {key: value for key, value in present.items() if key not in live}
 
 
@@ -331,20 +316,13 @@ def _discover(tx: Tx, user: models.Model, fresh: Mapping[KeyText, tuple[bool, in
     spec = user.spec
     request = demand.Request(Cause.DECLARATION, "no model yet")
     demand.find_partitions(tx, user.id, user.name, {key: leaf for key, (leaf, _, _) in fresh.items()}, request)
-    tx.many(
-        "UPDATE partitions SET rows = :rows, seen = :seen, asked = :seen WHERE model_id = :model AND key = :key",
-        [{"model": user.id, "key": key, "rows": rows, "seen": mark} for key, (_, rows, mark) in fresh.items()],
-    )
-    # Too small to train: nothing is owed until more rows come; the nearest rollup answers.
-    tx.many(
-        "UPDATE partitions SET planned = wanted, considered = wanted, considered_input = :seen, outcome = 'skipped',"
-        " outcome_reason = :reason WHERE model_id = :model AND key = :key AND champion_id IS NULL",
-        [
-            {"model": user.id, "key": key, "seen": mark, "reason": f"Insufficient samples: {rows} < {spec.min_samples}"}
-            for key, (_, rows, mark) in fresh.items()
-            if rows < spec.min_samples
-        ],
-    )
+    marks.begin(tx, user.id, fresh)
+    small = {
+        key: (mark, f"Insufficient samples: {rows} < {spec.min_samples}")
+        for key, (_, rows, mark) in fresh.items()
+        if rows < spec.min_samples
+    }
+    marks.too_small(tx, user.id, small)
 
 
 def _decide(
@@ -362,10 +340,7 @@ def _decide(
         return decision
     request = demand.Request(Cause.DATA_CHANGE, decision.reason)
     commit = demand.want(tx, user.id, user.name, request, affected)
-    tx.many(
-        "UPDATE partitions SET asked = seen WHERE model_id = :model AND key = :key",
-        [{"model": user.id, "key": key} for key in affected],
-    )
+    marks.asked(tx, user.id, affected)
     decisions.record(tx, user.id, user.name, decision, action="train", wanted=commit)
     return decision
 

@@ -11,7 +11,7 @@ from evertrain.control.opened import Opened
 from evertrain.errors import Conflict, NotFound
 from evertrain.partitions import KeyText, closure, encode
 from evertrain.specs import Cause, ModelSpec
-from evertrain.store import decisions, demand, models, runs
+from evertrain.store import champions, decisions, demand, models, runs
 from evertrain.store.connect import Tx
 from evertrain.triggers import Decision, Severity
 
@@ -84,22 +84,9 @@ def trigger(
 
 
 def _check_keys(tx: Tx, model: models.Model, keys: Sequence[KeyText]) -> None:
-    known = {
-        row.key
-        for row in tx.rows(
-            "SELECT key FROM partitions WHERE model_id = :model AND state = 'live' AND key IN :keys",
-            model=model.id,
-            keys=list(keys),
-        )
-    }
+    known = champions.known_keys(tx, model.id, keys)
     if unknown := [key for key in keys if key not in known]:
-        some = ", ".join(
-            row.key
-            for row in tx.rows(
-                "SELECT key FROM partitions WHERE model_id = :model AND state = 'live' ORDER BY leaf DESC, id LIMIT 5",
-                model=model.id,
-            )
-        )
+        some = ", ".join(champions.some_keys(tx, model.id))
         raise NotFound(f"{model.name} has no partition {unknown[0]}; it has {some or 'none yet'}")
 
 
@@ -137,8 +124,7 @@ def plan_model(tx: Tx, model_id: int) -> tuple[int | None, plan.Plan | None]:
 
 def preview(tx: Tx, model: models.Model) -> tuple[plan.Plan | None, bool]:
     """Return the plan that would be made now, and whether it speaks of the whole model; writes nothing."""
-    asked = tx.row("SELECT wanted, planned, cause, reason, actor, forced FROM models WHERE id = :id", id=model.id)
-    assert asked is not None
+    asked = demand.whole(tx, model.id)
     everything = bool(asked.wanted > asked.planned)
     wanted = []
     for row in demand.to_plan(tx, model.id, everything=everything):

@@ -7,13 +7,11 @@ plans by what is due.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from evertrain import registry, triggers, watch
-from evertrain.clock import from_text, to_text
 from evertrain.control.ask import plan_all
 from evertrain.control.opened import Opened, zone_of
 from evertrain.executors.jobs import Lost, Message
@@ -21,7 +19,8 @@ from evertrain.executors.supervisor import Supervisor
 from evertrain.partitions import KeyText, decode, label
 from evertrain.sources.extract import leaves
 from evertrain.specs import Auto, Cause, Environment, MaxAge, ProjectSpec, ScoreDrop, encode
-from evertrain.store import decisions, demand, models, schedules, sources
+from evertrain.states import ItemState
+from evertrain.store import champions, decisions, demand, models, runs, schedules, sources
 from evertrain.store.connect import Record, Tx
 from evertrain.trainers.make import family
 from evertrain.triggers import Decision
@@ -86,7 +85,7 @@ def _fire_schedules(opened: Opened, project: ProjectSpec) -> None:
     for row in due:
         with opened.store.write() as tx:
             model = models.by_id(tx, row.model_id)
-            current = tx.row("SELECT * FROM schedules WHERE id = :id AND removed_at IS NULL", id=row.id)
+            current = schedules.active(tx, row.id)
             if current is None or current.next_at != row.next_at:
                 continue  # another process took it between the two transactions
             fired = schedules.fire(tx, current, zone_of(project))
@@ -147,34 +146,18 @@ def _check_ages(opened: Opened, project: ProjectSpec) -> None:
 
 
 def _ages(tx: Tx, model: models.Model, trigger: MaxAge) -> triggers.Ages:
-    limit = to_text(tx.now - trigger.limit)
-    oldest = tx.value(
-        "SELECT min(trained_at) FROM partitions WHERE model_id = :model AND champion_id IS NOT NULL AND state = 'live'",
-        model=model.id,
-    )
-    if oldest is None:
-        return triggers.Ages(None)
-    number = tx.value(
-        "SELECT count(*) FROM partitions WHERE model_id = :model AND champion_id IS NOT NULL AND state = 'live'",
-        model=model.id,
-    )
-    if oldest > limit:
-        return triggers.Ages(from_text(oldest), of=number)
+    oldest, number = champions.oldest_at(tx, model.id), champions.number(tx, model.id)
+    if oldest is None or oldest > tx.now - trigger.limit:
+        return triggers.Ages(oldest, of=number)
     due, news, open_ = [], 0, 0
-    for row in tx.rows(
-        "SELECT p.key, p.wanted, p.considered, p.planned, p.outcome, p.considered_input, p.seen, p.considered_at,"
-        " m.wanted AS all_wanted, m.planned AS all_planned FROM partitions p JOIN models m ON m.id = p.model_id"
-        " WHERE p.model_id = :model AND p.champion_id IS NOT NULL AND p.state = 'live' AND p.trained_at <= :limit",
-        model=model.id,
-        limit=limit,
-    ):
-        if max(row.wanted, row.all_wanted) > row.considered:
+    for row in champions.trained_before(tx, model.id, tx.now - trigger.limit):
+        if row.due:
             open_ += 1
-        elif row.outcome not in (None, "promoted") and row.considered_input in (None, row.seen):
+        elif row.outcome not in (None, ItemState.PROMOTED) and row.considered_input in (None, row.seen):
             news += 1  # tried on these very rows, and not promoted: only new rows can change that
         else:
             due.append(KeyText(row.key))
-    return triggers.Ages(from_text(oldest), tuple(due), news, open_, number)
+    return triggers.Ages(oldest, tuple(due), news, open_, number)
 
 
 # --- score ------------------------------------------------------------------------------------------------------
@@ -194,13 +177,7 @@ def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memor
         if name in memory.under_way or model.extract is None:
             continue
         with opened.store.read() as tx:
-            rows = tx.rows(
-                "SELECT p.id, p.key, p.leaf, p.seen, p.champion_id FROM partitions p JOIN models m ON m.id = p.model_id"
-                " WHERE p.model_id = :model AND p.state = 'live' AND p.champion_id IS NOT NULL"
-                " AND p.seen IS NOT p.champion_input AND max(p.wanted, m.wanted) <= p.considered ORDER BY p.id LIMIT :limit",
-                model=model.id,
-                limit=_CHECKED_AT_ONCE,
-            )
+            rows = champions.with_news(tx, model.id, _CHECKED_AT_ONCE)
             fits = registry.fits(tx, [row.champion_id for row in rows])
         # The same champion on the same rows answers the same: it is asked again when there are others.
         fresh = [row for row in rows if memory.evaluated.get((row.id, "score")) != f"{row.champion_id}:{row.seen}"]
@@ -224,11 +201,7 @@ def _score(model: models.Model, tx: Tx) -> str:
     """Return the score that a model's gate decides by, as its champions were judged."""
     if model.spec.gate.score:
         return model.spec.gate.score
-    verdict = tx.value(
-        "SELECT f.verdict FROM fits f JOIN partitions p ON p.champion_id = f.id WHERE p.model_id = :model LIMIT 1",
-        model=model.id,
-    )
-    return str((json.loads(verdict) if verdict else {}).get("score") or "accuracy")
+    return champions.deciding_score(tx, model.id) or "accuracy"
 
 
 def _score_task(
@@ -317,12 +290,8 @@ def _check_environment(opened: Opened, hands: Supervisor, project: ProjectSpec, 
     for model, trigger in own:
         name = f"environment:{model.name}"
         with opened.store.read() as tx:
-            oldest = tx.value(
-                "SELECT champion_id FROM partitions WHERE model_id = :model AND champion_id IS NOT NULL AND state = 'live'"
-                " ORDER BY trained_at LIMIT 1",
-                model=model.id,
-            )
-            fit = registry.fits(tx, [oldest]).get(oldest) if oldest else None
+            oldest = champions.oldest(tx, model.id)
+            fit = registry.fits(tx, [oldest.champion_id]).get(oldest.champion_id) if oldest else None
         if fit is None or name in memory.under_way:
             continue
         before = dict(fit.signature.get("libraries", {}))
@@ -354,13 +323,7 @@ def _on_environment(
         memory.under_way.discard(f"environment:{model.name}")
         loads = not isinstance(message, Lost) and message["type"] == "checked" and not message["broken"]
         with opened.store.write() as tx:
-            busy = bool(
-                tx.value(
-                    "SELECT 1 FROM runs WHERE cause = 'environment' AND state IN ('queued', 'running')"
-                    " AND model_id <> :model",
-                    model=model.id,
-                )
-            )
+            busy = runs.open_elsewhere(tx, Cause.ENVIRONMENT, model.id)
             decision = triggers.on_environment(trigger, before, now, loads=loads, busy=busy)
             if decision.code != "queued":
                 memory.evaluated[model.id, "environment"] = mark

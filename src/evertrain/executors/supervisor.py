@@ -29,7 +29,7 @@ from evertrain.sources import read
 from evertrain.sources.extract import Leaf, leaves
 from evertrain.specs import Cause, ProjectSpec, encode
 from evertrain.states import ItemState
-from evertrain.store import items, models
+from evertrain.store import champions, items, models
 from evertrain.store.connect import Record, Store, Tx
 from evertrain.trainers.make import family
 
@@ -256,13 +256,7 @@ class Supervisor:
         model, claim = batch.model, batch.claim
         assert model.extract is not None
         with self.store.read() as tx:
-            places = {
-                row.id: row
-                for row in tx.rows(
-                    "SELECT id, rows, seen, champion_id, champion_input, state FROM partitions WHERE id IN :ids",
-                    ids=[item.partition_id for item in claim.items],
-                )
-            }
+            places = champions.facts(tx, [item.partition_id for item in claim.items])
             batch.champions = registry.fits(tx, [row.champion_id for row in places.values() if row.champion_id])
         where = {
             leaf.key: leaf
@@ -406,6 +400,7 @@ class Supervisor:
             item.id,
             batch.claim.fence,
             item.run_id,
+            batch.model.major,
             item.partition_id,
             item.wanted,
             batch.seen[item.id],
@@ -483,13 +478,8 @@ class Supervisor:
         """Judge fits against champions that came meanwhile; nothing is fitted again."""
         with self.store.read() as tx:
             project = models.project(tx)
-            now = {
-                row.id: row.champion_id
-                for row in tx.rows(
-                    "SELECT id, champion_id FROM partitions WHERE id IN :ids",
-                    ids=[one.partition_id for one in proposals],
-                )
-            }
+            facts = champions.facts(tx, [one.partition_id for one in proposals])
+            now = {number: row.champion_id for number, row in facts.items()}
             batch.champions |= registry.fits(tx, [one for one in now.values() if one])
         assert project is not None
         messages = []

@@ -71,6 +71,10 @@ class Tx:
             return 0
         return self._connection.execute(text(sql), each).rowcount
 
+    def counter(self, name: str) -> int:
+        """Return where a counter stands: `commit`, `fence` or `epoch`."""
+        return int(self.value("SELECT value FROM counters WHERE name = :name", name=name))
+
     def next(self, counter: str) -> int:
         """Draw the next number of a counter: `commit`, `fence` or `epoch`."""
         return int(self.value("UPDATE counters SET value = value + 1 WHERE name = :name RETURNING value", name=counter))

@@ -147,6 +147,13 @@ def models_to_plan(tx: Tx) -> list[int]:
     ]
 
 
+def whole(tx: Tx, model_id: int) -> Record:
+    """Return what was asked for the whole model last, and whether that was planned."""
+    row = tx.row("SELECT wanted, planned, cause, reason, actor, forced FROM models WHERE id = :id", id=model_id)
+    assert row is not None
+    return row
+
+
 def to_plan(tx: Tx, model_id: int, *, everything: bool) -> Sequence[Record]:
     """Return the partitions that need a place in a run, with the item that already waits for each, if any."""
     where = "" if everything else "AND p.wanted > p.planned"

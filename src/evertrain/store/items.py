@@ -100,7 +100,7 @@ def claim(tx: Tx, owner: str, *, most: int, seconds: float) -> Claim | None:
         " JOIN partitions p ON p.id = i.partition_id WHERE i.id IN :ids ORDER BY i.id",
         ids=picked,
     )
-    runs.start_runs(tx, top.model_id, sorted({item.run_id for item in items}), picked)
+    runs.start_runs(tx, sorted({item.run_id for item in items}), picked)
     by_run: dict[int, list[int]] = {}
     for item in items:
         by_run.setdefault(item.run_id, []).append(item.id)
@@ -356,3 +356,12 @@ def open_counts(tx: Tx) -> dict[str, int]:
         str(row[0]): int(row[1])
         for row in tx.rows("SELECT state, count(*) FROM items WHERE state IN ('waiting', 'running') GROUP BY state")
     }
+
+
+def open_of(tx: Tx, model_id: int) -> int:
+    """Return how many items of a model wait or run."""
+    return int(
+        tx.value(
+            "SELECT count(*) FROM items WHERE model_id = :model AND state IN ('waiting', 'running')", model=model_id
+        )
+    )

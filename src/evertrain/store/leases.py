@@ -125,6 +125,16 @@ def take_role(tx: Tx, role: str, owner: str) -> bool:
     return True
 
 
+def sign(tx: Tx, role: str) -> None:
+    """Record that the holder of a role is at work."""
+    tx.run("UPDATE roles SET ticked_at = :at WHERE role = :role", at=tx.now_text, role=role)
+
+
+def ask_to_stop(tx: Tx, role: str) -> None:
+    """Ask the holder of a role to end; it looks every second or so."""
+    tx.run("UPDATE roles SET stop_requested = 1 WHERE role = :role", role=role)
+
+
 def holder(tx: Tx, role: str) -> dict[str, Any] | None:
     """Return who has a role now: owner, process, since when, last tick; None when nobody alive has it."""
     row = tx.row(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from evertrain.clock import from_text
+from evertrain.clock import from_text, to_text
 from evertrain.events import Event, Kind
 from evertrain.store.connect import Record, Tx
 
@@ -30,6 +31,31 @@ def of_run(tx: Tx, run_id: int, after_id: int = 0, limit: int = 1000) -> list[Ev
         limit=limit,
     )
     return [_event(row) for row in rows]
+
+
+def cursor(tx: Tx, reader: str) -> Record | None:
+    """Return how far a reader of the log has come, None for a new one."""
+    return tx.row("SELECT * FROM cursors WHERE reader = :name", name=reader)
+
+
+def move_cursor(tx: Tx, reader: str, event_id: int) -> None:
+    """Move a reader on, to behind `event_id`."""
+    tx.run(
+        "INSERT INTO cursors(reader, event_id) VALUES (:name, :id) ON CONFLICT(reader) DO UPDATE"
+        " SET event_id = excluded.event_id, failures = 0, next_at = ''",
+        name=reader,
+        id=event_id,
+    )
+
+
+def delay_cursor(tx: Tx, reader: str, failures: int, until: datetime) -> None:
+    """Keep a reader where it is and let it wait: its last delivery failed."""
+    tx.run(
+        "UPDATE cursors SET failures = :failures, next_at = :later WHERE reader = :name",
+        failures=failures,
+        later=to_text(until),
+        name=reader,
+    )
 
 
 def newest(tx: Tx) -> int:

@@ -40,7 +40,6 @@ class Model:
     name: str
     spec: ModelSpec
     major: int
-    minor: int
     paused: bool
     seconds_each: float | None
     recipe: str
@@ -109,7 +108,7 @@ def _declare(tx: Tx, declared: ModelSpec) -> list[str]:
         id=row.id,
     )
     if renewed:
-        tx.run("UPDATE models SET major = major + 1, minor = -1 WHERE id = :id", id=row.id)
+        tx.run("UPDATE models SET major = major + 1 WHERE id = :id", id=row.id)
     tx.event(Kind.MODEL_CHANGED, model=spec.name, recipe=True, generation=renewed)
     _first_partition(tx, row.id, spec)
     demand.want(tx, row.id, spec.name, demand.Request(Cause.DECLARATION, "its declaration changed"))
@@ -204,7 +203,6 @@ def _model(row: Record) -> Model:
         row.name,
         decode_model(json.loads(row.spec)),
         row.major,
-        row.minor,
         bool(row.paused),
         row.seconds_each,
         row.training,

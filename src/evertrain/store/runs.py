@@ -114,7 +114,8 @@ def create_run(tx: Tx, run: NewRun) -> int:
     return run_id
 
 
-def start_runs(tx: Tx, model_id: int, homes: list[int], items: list[int]) -> None:
+def start_runs(tx: Tx, homes: list[int], items: list[int]) -> None:
+    """Start the queued runs that these items belong to or were joined by."""
     joined = [row[0] for row in tx.rows("SELECT DISTINCT run_id FROM joins WHERE item_id IN :items", items=items)]
     started = tx.rows(
         "UPDATE runs SET state = 'running', started_at = :at WHERE id IN :ids AND state = 'queued' RETURNING id",
@@ -122,29 +123,27 @@ def start_runs(tx: Tx, model_id: int, homes: list[int], items: list[int]) -> Non
         ids=sorted({*homes, *joined}),
     )
     for run_id in sorted(row[0] for row in started):
-        version = draw_version(tx, model_id, run_id) if run_id in homes else None
-        tx.event(Kind.RUN_STARTED, run_id=run_id, version=version)
-    for run_id in homes:  # a run that began by a joined item draws its number with its first own item
-        draw_version(tx, model_id, run_id)
+        tx.event(Kind.RUN_STARTED, run_id=run_id)
 
 
-def draw_version(tx: Tx, model_id: int, run_id: int | None) -> str:
-    """Return the version of a run, drawn now if it has none: the next MINOR; rejected numbers are not reused."""
-    if run_id is not None and (
-        row := tx.row("SELECT major, minor, patch FROM versions WHERE run_id = :run", run=run_id)
-    ):
-        return f"{row.major}.{row.minor}.{row.patch}"
-    model = tx.row("UPDATE models SET minor = minor + 1 WHERE id = :id RETURNING major, minor", id=model_id)
-    assert model is not None
-    tx.run(
-        "INSERT INTO versions(model_id, run_id, major, minor, created_at) VALUES (:model, :run, :major, :minor, :at)",
-        model=model_id,
-        run=run_id,
-        major=model.major,
-        minor=model.minor,
-        at=tx.now_text,
-    )
-    return f"{model.major}.{model.minor}.0"
+def draw_version(tx: Tx, model_id: int, run_id: int, major: int) -> tuple[int, str]:
+    """Return the number and the text of a run's version, drawn with its first fit: the next MINOR of its generation.
+
+    A run that fits nothing draws none; a number that was drawn is not used again, whatever the verdicts.
+    """
+    row = tx.row("SELECT * FROM versions WHERE run_id = :run", run=run_id)
+    if row is None:
+        row = tx.row(
+            "INSERT INTO versions(model_id, run_id, major, minor, created_at) VALUES (:model, :run, :major,"
+            " (SELECT coalesce(max(minor), -1) + 1 FROM versions WHERE model_id = :model AND major = :major), :at)"
+            " RETURNING *",
+            model=model_id,
+            run=run_id,
+            major=major,
+            at=tx.now_text,
+        )
+    assert row is not None
+    return row.id, f"{row.major}.{row.minor}.{row.patch}"
 
 
 def end_runs(tx: Tx, items: Sequence[int]) -> list[int]:
@@ -275,11 +274,7 @@ def run_row(tx: Tx, run_id: int) -> Record:
     Raises:
         NotFound: no such run.
     """
-    row = tx.row(
-        "SELECT r.*, m.name AS model, v.major, v.minor, v.patch FROM runs r JOIN models m ON m.id = r.model_id"
-        " LEFT JOIN versions v ON v.run_id = r.id WHERE r.id = :id",
-        id=run_id,
-    )
+    row = find(tx, run_id)
     if row is None:
         raise NotFound(f"run {run_id} does not exist")
     return row
@@ -295,3 +290,89 @@ def failed_partitions(tx: Tx, run_id: int) -> list[str]:
             run=run_id,
         )
     ]
+
+
+def find(tx: Tx, run_id: int) -> Record | None:
+    """Return a run with its model's name and version, None when there is none."""
+    return tx.row(
+        "SELECT r.*, m.name AS model, v.major, v.minor, v.patch FROM runs r JOIN models m ON m.id = r.model_id"
+        " LEFT JOIN versions v ON v.run_id = r.id WHERE r.id = :id",
+        id=run_id,
+    )
+
+
+def newest(tx: Tx, model_id: int | None, limit: int) -> Sequence[Record]:
+    """Return runs, newest first, each with its model's name and version."""
+    where = "" if model_id is None else "WHERE r.model_id = :model"
+    params: dict[str, int] = {} if model_id is None else {"model": model_id}
+    return tx.rows(
+        "SELECT r.*, m.name AS model, v.major, v.minor, v.patch FROM runs r JOIN models m ON m.id = r.model_id"
+        f" LEFT JOIN versions v ON v.run_id = r.id {where} ORDER BY r.id DESC LIMIT :limit",
+        limit=limit,
+        **params,
+    )
+
+
+_ALL_ITEMS = "(SELECT id FROM items WHERE run_id = :run UNION SELECT item_id FROM joins WHERE run_id = :run)"
+
+
+def items_of(tx: Tx, run_id: int, limit: int) -> Sequence[Record]:
+    """Return a run's items, its own and joined ones, failed ones first, each with its partition's key."""
+    return tx.rows(
+        "SELECT i.*, p.key, p.considered_input FROM items i JOIN partitions p ON p.id = i.partition_id"
+        f" WHERE i.id IN {_ALL_ITEMS} ORDER BY i.state IN ('failed', 'dead') DESC, i.id LIMIT :limit",
+        run=run_id,
+        limit=limit,
+    )
+
+
+def telling_reason(tx: Tx, run_id: int) -> str | None:
+    """Return the reason that tells most of how a run ended: of a failure, else of a verdict, else of any item."""
+    found = tx.value(
+        f"SELECT reason FROM items WHERE id IN {_ALL_ITEMS} AND reason IS NOT NULL"
+        " ORDER BY state IN ('failed', 'dead') DESC, state IN ('promoted', 'rejected') DESC, id LIMIT 1",
+        run=run_id,
+    )
+    return str(found) if found else None
+
+
+def first_failure(tx: Tx, run_id: int) -> Record | None:
+    """Return error class and reason of the first item that failed or died."""
+    return tx.row(
+        "SELECT error_class, reason FROM items WHERE run_id = :run AND state IN ('failed', 'dead') ORDER BY id LIMIT 1",
+        run=run_id,
+    )
+
+
+def seconds(tx: Tx, run_id: int) -> float:
+    """Return the seconds that a run's fits took together."""
+    return float(tx.value("SELECT coalesce(sum(seconds), 0) FROM items WHERE run_id = :run", run=run_id))
+
+
+def speaking_fit(tx: Tx, run_id: int) -> Record | None:
+    """Return the fit that speaks for a run, of its widest rollup, with its version and how many were promoted."""
+    return tx.row(
+        "SELECT f.*, i.state, i.reason, v.major, v.minor, v.patch, (SELECT count(*) FROM items WHERE run_id = :run"
+        " AND state = 'promoted') AS promoted FROM fits f JOIN items i ON i.id = f.id"
+        " JOIN versions v ON v.id = f.version_id JOIN partitions p ON p.id = f.partition_id"
+        " WHERE i.run_id = :run ORDER BY p.leaf, length(p.key), f.id LIMIT 1",
+        run=run_id,
+    )
+
+
+def version_of_fit(tx: Tx, fit_id: int | None) -> Record | None:
+    """Return the version that a fit belongs to."""
+    if fit_id is None:
+        return None
+    return tx.row("SELECT v.* FROM fits f JOIN versions v ON v.id = f.version_id WHERE f.id = :id", id=fit_id)
+
+
+def open_elsewhere(tx: Tx, cause: str, model_id: int) -> bool:
+    """Return whether a run for this cause is open for another model."""
+    return bool(
+        tx.value(
+            "SELECT 1 FROM runs WHERE cause = :cause AND state IN ('queued', 'running') AND model_id <> :model LIMIT 1",
+            cause=cause,
+            model=model_id,
+        )
+    )

@@ -81,6 +81,11 @@ def due(tx: Tx) -> Sequence[Record]:
     )
 
 
+def active(tx: Tx, number: int) -> Record | None:
+    """Return a schedule that was not removed."""
+    return tx.row("SELECT * FROM schedules WHERE id = :id AND removed_at IS NULL", id=number)
+
+
 def fire(tx: Tx, row: Record, zone: str) -> tuple[datetime, int] | None:
     """Take the slot of a due schedule and move it on; None when another process took this slot.
 

@@ -1,0 +1,321 @@
+"""Telling how things stand: status, history, why; values for every face to render."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from evertrain import notify, registry, scores
+from evertrain.clock import from_text
+from evertrain.control.opened import Opened, zone_of
+from evertrain.errors import NotFound
+from evertrain.partitions import KeyText, decode, label
+from evertrain.specs import Auto, MaxAge, ModelSpec, ProjectSpec, encode
+from evertrain.store import champions, decisions, demand, items, leases, models, runs, schedules, sources
+from evertrain.store.connect import Record, Tx
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """How one model stands.
+
+    Attributes:
+        health: "fresh", "behind", "training", "refused", "failing", "no model", "paused", "observing" or "off".
+        versions: that serve, newest first; partitions may differ.
+        age_s, limit_s: of the oldest champion, and where `max_age` is declared its limit.
+        score, value, change: the deciding score, its value for the widest champion, and how much better it was than
+            the champion before, in per cent.
+        rows, min_rows: usable rows at the last read, and how many a training needs.
+        decision: the last answer of any trigger, in words.
+    """
+
+    name: str
+    health: str
+    versions: list[str]
+    partitions: int
+    due: int
+    behind: int
+    serving: int
+    trained_at: datetime | None
+    age_s: float | None
+    limit_s: float | None
+    score: str | None
+    value: float | None
+    change: float | None
+    rows: int | None
+    min_rows: int
+    decision: str | None
+    decided_at: datetime | None
+    next_at: datetime | None
+    open_items: int
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a project stands; `monitoring` says whether a loop is alive, `process` which."""
+
+    project: str
+    zone: str
+    auto: str
+    monitoring: bool
+    since_at: datetime | None
+    process: Mapping[str, Any] | None
+    paused: bool
+    waiting: int
+    running: int
+    models: list[ModelStatus]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def status(opened: Opened) -> Status:
+    """Return how everything stands now, in one consistent read."""
+    project = opened.project()
+    with opened.store.read() as tx:
+        held = leases.holder(tx, "loop")
+        counts = items.open_counts(tx)
+        return Status(
+            project.name,
+            zone_of(project),
+            project.auto,
+            held is not None,
+            from_text(held["since_at"]) if held else None,
+            held["process"] if held else None,
+            models.is_paused(tx),
+            counts.get("waiting", 0),
+            counts.get("running", 0),
+            [_model_status(tx, project, model) for model in models.every(tx)],
+        )
+
+
+def _model_status(tx: Tx, project: ProjectSpec, model: models.Model) -> ModelStatus:
+    spec, counted = model.spec, demand.counts(tx, model.id)
+    widest = champions.widest(tx, model.id)
+    fit = registry.fits(tx, [widest.champion_id]).get(widest.champion_id) if widest and widest.champion_id else None
+    oldest = champions.oldest_at(tx, model.id)
+    score = (fit.verdict.get("score") if fit else None) or spec.gate.score
+    last = next(iter(decisions.latest(tx, model.id)), None)
+    limit = next((one.limit.total_seconds() for one in spec.triggers if isinstance(one, MaxAge)), None)
+    source = sources.state(tx, spec.source)
+    open_items = items.open_of(tx, model.id)
+    return ModelStatus(
+        name=spec.name,
+        health=_health(tx, project, model, counted, open_items),
+        versions=models.serving_versions(tx, model.id, 3),
+        partitions=counted["live"],
+        due=counted["due"],
+        behind=counted["behind"],
+        serving=counted["serving"],
+        trained_at=oldest,
+        age_s=(tx.now - oldest).total_seconds() if oldest else None,
+        limit_s=limit,
+        score=score,
+        value=(fit.scores.get("challenger") or {}).get(score) if fit else None,
+        change=fit.verdict.get("improvement") if fit else None,
+        rows=model.extract["rows"] if model.extract else None,
+        min_rows=spec.min_samples,
+        decision=last.reason if last else None,
+        decided_at=from_text(last.last_at) if last else None,
+        next_at=schedules.next_at(tx, model.id),
+        open_items=open_items,
+        problem=source.problem if source else None,
+    )
+
+
+def _health(tx: Tx, project: ProjectSpec, model: models.Model, counted: Mapping[str, int], open_items: int) -> str:
+    auto = models.auto_of(project, model.spec)
+    if model.paused or models.is_paused(tx):
+        return "paused"
+    if open_items:
+        return "training"
+    ended = champions.unserved_ends(tx, model.id)
+    if ended & {"failed", "dead"}:
+        return "failing"
+    if not counted["serving"]:
+        return "no model"
+    if "rejected" in ended:
+        return "refused"
+    if auto is not Auto.TRAIN:
+        return "observing" if auto is Auto.OBSERVE else "off"
+    return "behind" if counted["due"] else "fresh"
+
+
+def history(opened: Opened, model: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+    """Return runs, newest first: what triggered them, how they ended, how long they took, on which rows.
+
+    Raises:
+        NotFound: no such model.
+    """
+    with opened.store.read() as tx:
+        rows = runs.newest(tx, models.by_name(tx, model).id if model else None, limit)
+        return [_past(tx, row) for row in rows]
+
+
+def _past(tx: Tx, row: Record) -> dict[str, Any]:
+    told = notify.describe(tx, row.id) or {}
+    first = next(iter(runs.items_of(tx, row.id, 1)), None)
+    fit = runs.speaking_fit(tx, row.id)
+    return {
+        "run": row.id,
+        "model": row.model,
+        "cause": row.cause,
+        "kind": row.kind,
+        "at": row.created_at,
+        "status": told.get("status", row.state),
+        "state": row.state,
+        "duration_s": told.get("duration"),
+        "data_hash": fit.input if fit else first.considered_input if first else None,
+        "description": row.reason,
+        "actor": row.actor,
+        "version": champions.version_text(row),
+        "partitions": row.partitions,
+        "outcomes": json.loads(row.outcomes or "{}"),
+        "verdict": told.get("verdict") or told.get("error") or (first.reason if first else None),
+        "improvement": told.get("improvement"),
+        "old_version": told.get("old_version"),
+        "new_version": told.get("new_version"),
+    }
+
+
+def why(opened: Opened, model: str, key: KeyText | None = None) -> dict[str, Any]:
+    """Return why a model was, or was not, trained: the last answer of each trigger, and the last end of a partition.
+
+    Raises:
+        NotFound: no such model or partition.
+    """
+    with opened.store.read() as tx:
+        found = models.by_name(tx, model)
+        answers = [
+            {
+                "rule": row.rule,
+                "cause": row.cause,
+                "fired": bool(row.fired),
+                "action": row.action,
+                "code": row.code,
+                "severity": row.severity,
+                "reason": row.reason,
+                "evidence": decisions.evidence_of(row),
+                "first_at": row.first_at,
+                "last_at": row.last_at,
+                "times": row.times,
+            }
+            for row in decisions.latest(tx, found.id)
+        ]
+        place = _place(tx, found, key)
+        fit = registry.fits(tx, [place.champion_id]).get(place.champion_id) if place and place.champion_id else None
+        source = sources.state(tx, found.spec.source)
+    return {
+        "model": model,
+        "decisions": answers,
+        "source": {"problem": source.problem, "read_at": source.read_at} if source else None,
+        "partition": None
+        if place is None
+        else {
+            "key": place.key,
+            "name": label(decode(place.key), found.spec.dimensions, found.spec.overall),
+            "rows": place.rows,
+            "version": fit.version if fit else None,
+            "trained_at": place.trained_at,
+            "verdict": fit.verdict if fit else None,
+            "outcome": place.outcome,
+            "outcome_reason": place.outcome_reason,
+            "considered_at": place.considered_at,
+            "due": bool(place.wanted > place.considered),
+            "wanted": place.reason if place.wanted > place.considered else None,
+        },
+    }
+
+
+def _place(tx: Tx, model: models.Model, key: KeyText | None) -> Record | None:
+    if key is None:
+        return champions.widest(tx, model.id)
+    place = demand.partition(tx, model.id, key)
+    if place is None:
+        raise NotFound(f"{model.name} has no partition {key}")
+    return place
+
+
+def run_list(opened: Opened, model: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+    """Return runs with how far each is."""
+    found = history(opened, model, limit)
+    with opened.store.read() as tx:
+        for one in found:
+            counts = runs.outcomes_of(tx, one["run"])
+            one["counts"] = {str(state): number for state, number in counts.items()}
+            one["done"] = sum(number for state, number in counts.items() if state not in ("waiting", "running"))
+    return found
+
+
+def run_detail(opened: Opened, run_id: int, limit: int = 100) -> dict[str, Any]:
+    """Return one run with its items: state, reason, tries, seconds, memory.
+
+    Raises:
+        NotFound: no such run.
+    """
+    with opened.store.read() as tx:
+        row = runs.run_row(tx, run_id)
+        spec = models.by_id(tx, row.model_id).spec
+        listed = runs.items_of(tx, run_id, limit)
+        past = _past(tx, row)
+        past["counts"] = {str(state): number for state, number in runs.outcomes_of(tx, run_id).items()}
+    past["items"] = [
+        {
+            "item": one.id,
+            "partition": label(decode(one.key), spec.dimensions, spec.overall) if spec.partition_by else spec.name,
+            "state": one.state,
+            "reason": one.reason,
+            "attempt": one.attempt,
+            "seconds": one.seconds,
+            "cpu_s": one.cpu_s,
+            "peak_mb": one.peak_mb,
+            "error_class": one.error_class,
+            "error": one.error,
+            "joined": one.run_id != run_id,
+        }
+        for one in listed
+    ]
+    return past
+
+
+def schedule_list(opened: Opened) -> list[dict[str, Any]]:
+    """Return the active schedules with their next moment and where they come from."""
+    from evertrain import calendar
+
+    zone = zone_of(opened.project())
+    with opened.store.read() as tx:
+        return [
+            {
+                "schedule": row.id,
+                "model": row.model,
+                "rule": calendar.words(schedules.rule_of(row), zone),
+                "next_at": row.next_at,
+                "last_at": row.last_at,
+                "origin": row.origin,
+            }
+            for row in schedules.every(tx)
+        ]
+
+
+def config(opened: Opened, model: str) -> dict[str, Any]:
+    """Return a model's effective declaration, and which fields were overridden at run time."""
+    with opened.store.read() as tx:
+        found = models.by_name(tx, model)
+        return {"model": model, "declaration": encode(found.spec), "overrides": models.overrides(tx, model)}
+
+
+def shown_score(one: ModelStatus) -> str:
+    """Return a model's score as people read it, with its change."""
+    if one.score is None or one.value is None:
+        return "-"
+    change = f" ({one.change:+.1f} %)" if one.change is not None else ""
+    return f"{one.score} {scores.format_score(one.score, one.value)}{change}"
+
+
+def where(spec: ModelSpec, key: str) -> str:
+    """Return the name of a partition as people read it."""
+    return label(decode(key), spec.dimensions, spec.overall) if spec.partition_by else spec.name

@@ -1,0 +1,344 @@
+"""The project as Python sees it: declare it, keep it fresh, ask its models.
+
+In `project.py` it is a declaration, read by a child process. In a notebook or a web application the same object
+opens the store and works with it.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from evertrain import gate as gates
+from evertrain import specs
+from evertrain import triggers as rules
+from evertrain.clock import Clock
+from evertrain.config import Settings
+from evertrain.control import ask, back, tell
+from evertrain.control.opened import Opened, apply, open_project
+from evertrain.control.work import Outcome, run_to_end
+from evertrain.errors import ConfigError, UnknownName
+from evertrain.loop import Loop
+from evertrain.serving import Predictor
+from evertrain.specs import (
+    Auto,
+    Callback,
+    Command,
+    Custom,
+    Dimension,
+    Estimator,
+    Gate,
+    Inline,
+    Message,
+    ModelSpec,
+    ProjectSpec,
+    Retention,
+    Source,
+    Trigger,
+)
+from evertrain.trainers.describe import describe
+
+Keys = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+class SourceRef:
+    """A declared source; give it to `Project.model`."""
+
+    def __init__(self, name: str, spec: Source) -> None:
+        self.name, self.spec = name, spec
+
+    def __repr__(self) -> str:
+        return f"SourceRef({self.name!r}, {self.spec!r})"
+
+
+class Project:
+    """Declared sources and models that share one store.
+
+    Args:
+        name: of the project, a-z, 0-9, '.', '_', '-'.
+        store: `sqlite:///FILE`, relative to `root`.
+        root: the project's folder; by default the current one.
+        zone: IANA time zone of schedules; by default the machine's.
+        auto: what may be done without being asked: "train", "observe" (decide and record, train nothing), "off".
+        executor: "children" trains in processes of their own; "inline" in this one, which also takes trainers that
+            live in a notebook.
+        notify: `Callback`, `Message` or a function `(model_name, status, duration, **kwargs)` of a module.
+        keep: how long fits and events are kept.
+
+    >>> from evertrain import CsvFile, Project
+    >>> project = Project("shop")
+    >>> sales = project.source("sales", CsvFile("sales.csv"))
+    >>> project.model("demand", sales, target="sold", trainer="sklearn.linear_model:Ridge")
+    >>> list(project.spec.models)
+    ['demand']
+    """
+
+    __evertrain_project__ = True
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        store: str = "sqlite:///evertrain.db",
+        root: str | Path | None = None,
+        zone: str | None = None,
+        auto: Literal["train", "observe", "off"] = "train",
+        executor: Literal["children", "inline"] = "children",
+        notify: Sequence[Callback | Message | Callable[..., Any]] | Callback | Message | Callable[..., Any] = (),
+        keep: Retention | None = None,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        channels = notify if isinstance(notify, Sequence) else [notify]
+        self._spec = ProjectSpec(
+            name,
+            store,
+            zone,
+            Auto(_one_of("auto", auto, Auto)),
+            executor,
+            {},
+            {},
+            tuple(_channel(one) for one in channels),
+            keep or Retention(),
+        )
+        self.root = Path(root or os.environ.get("EVERTRAIN_PROJECT") or Path.cwd()).resolve()
+        self._inline: dict[str, Any] = {}
+        self._opened: Opened | None = None
+        self._applied: ProjectSpec | None = None
+        self._settings, self._clock = settings, clock
+
+    @property
+    def spec(self) -> ProjectSpec:
+        """The declaration so far."""
+        return self._spec
+
+    # --- declaring --------------------------------------------------------------------------------------------
+
+    def source(self, name: str, spec: Source) -> SourceRef:
+        """Declare where rows are: `CsvFile`, `ParquetFile`, `SqlQuery`, `sql_table(…)` or `Function`."""
+        if not isinstance(spec, Source):
+            raise ConfigError(f"source {name!r}", spec, "CsvFile, ParquetFile, SqlQuery, sql_table(…) or Function")
+        self._change(sources={**self._spec.sources, specs.parse_name_of("source", name): spec})
+        return SourceRef(name, spec)
+
+    def model(
+        self,
+        name: str,
+        source: SourceRef | str,
+        *,
+        target: str,
+        trainer: Any,
+        features: Sequence[str] | str | None = None,
+        scores: Sequence[str] = (),
+        gate: Gate | None = None,
+        triggers: Sequence[Trigger] | None = None,
+        partition_by: str | Dimension | Sequence[str | Dimension] = (),
+        rollups: Sequence[Sequence[str]] | None = None,
+        overall: str = "Overall",
+        min_samples: int = 100,
+        window: str | timedelta | None = None,
+        holdout: str | float = 0.2,
+        gap: str | timedelta = timedelta(0),
+        auto: Literal["train", "observe", "off"] = "train",
+        trainer_version: int = 1,
+        deadline: str | timedelta = timedelta(hours=1),
+        memory_mb: int | None = None,
+        max_attempts: int = 3,
+    ) -> None:
+        """Declare what is kept fresh.
+
+        Args:
+            source: what `source(…)` returned, or its name.
+            target: the column to predict.
+            trainer: a scikit-learn estimator, `Command("python train.py --data {data} --out {out}")`, an object
+                with fit, save, load and predict, or the import path of a class.
+            features: columns, or "module:function" that makes them from the rows (applied alike at predict); by
+                default all but target, key, time and partition columns.
+            scores: shown with every fit; the first decides unless `gate` names one.
+            gate: what a challenger must pass.
+            triggers: when to train; by default when rows change.
+            partition_by: columns that divide the model; each of their values is trained alone.
+            rollups: models above partitions, each a list of the dimensions it keeps; by default one above all.
+            overall: how a rollup is called in messages.
+            min_samples: rows without which nothing is trained.
+            window: train on rows of this age at most; needs `time=` at the source.
+            holdout: share of the rows that is never trained on, to compare old and new.
+            gap: time between training rows and hold-out that belongs to neither.
+            auto: as for the project, for this model.
+            trainer_version: raise it when your trainer's code changes what a model is; begins a new MAJOR.
+            deadline, memory_mb, max_attempts: limits of one fit.
+
+        Raises:
+            ConfigError: a value is wrong; names it and what is allowed.
+        """
+        named = source.name if isinstance(source, SourceRef) else source
+        if named not in self._spec.sources:
+            raise UnknownName("source", named, self._spec.sources)
+        given: dict[str, Any] = {
+            "partition_by": partition_by,
+            "window": window,
+            "holdout": holdout,
+            "gap": gap,
+            "auto": auto,
+            "deadline": deadline,
+        }
+        spec = ModelSpec(
+            name=name,
+            source=named,
+            target=target,
+            trainer=self._trainer(name, trainer),
+            features=features if isinstance(features, str) or features is None else tuple(features),
+            scores=tuple(scores),
+            gate=gate or Gate(),
+            triggers=(specs.DataChange(),) if triggers is None else tuple(triggers),
+            rollups=None if rollups is None else tuple(tuple(one) for one in rollups),
+            overall=overall,
+            min_samples=min_samples,
+            trainer_version=trainer_version,
+            memory_mb=memory_mb,
+            max_attempts=max_attempts,
+            **given,
+        )
+        rules.check(spec)
+        gates.check(spec)
+        self._change(models={**self._spec.models, name: spec})
+
+    def _trainer(self, model: str, trainer: Any) -> specs.TrainerSpec:
+        if isinstance(trainer, Estimator | Command | Custom):
+            return trainer
+        if isinstance(trainer, str):
+            if ":" in trainer and " " not in trainer:
+                return Estimator(trainer) if trainer.startswith("sklearn.") else Custom(trainer)
+            return Command(trainer)
+        try:
+            return describe(trainer)
+        except ConfigError:
+            if self._spec.executor != "inline":
+                raise
+            self._inline[model] = trainer
+            return Inline(model)
+
+    def _change(self, **values: Any) -> None:
+        current = {name: getattr(self._spec, name) for name in self._spec.__dataclass_fields__}
+        self._spec = ProjectSpec(**{**current, **values})
+
+    # --- working ----------------------------------------------------------------------------------------------
+
+    @property
+    def opened(self) -> Opened:
+        """The open store, with this declaration made current in it."""
+        if self._opened is None:
+            self._opened = open_project(
+                self.root, store=self._spec.store, settings=self._settings, clock=self._clock, actor=_user()
+            )
+            self._opened.inline = self._inline
+        if self._applied != self._spec and self._spec.sources:
+            apply(self._opened, self._spec, "python")
+            self._applied = self._spec
+        return self._opened
+
+    @classmethod
+    def open(cls, root: str | Path = ".", *, store: str = "sqlite:///evertrain.db") -> Project:
+        """Open the project in `root` as its store knows it, without importing its project file.
+
+        This is for the application that asks models: it needs neither the trainers' code nor the right to declare.
+
+        Raises:
+            ConfigError: nothing was declared in that store yet.
+        """
+        opened = open_project(Path(root).resolve(), store=store, actor=_user())
+        spec = opened.project()
+        project = cls(spec.name, store=store, root=root)
+        project._spec = project._applied = spec
+        project._opened = opened
+        return project
+
+    def predictor(self, model: str) -> Predictor:
+        """Return an object that predicts with a model's champion and follows every swap within a second."""
+        opened = self.opened
+        if model not in self._spec.models:
+            raise UnknownName("model", model, self._spec.models)
+        return Predictor(opened.store, opened.artifacts, model, self._inline)
+
+    def trigger(self, model: str, partition: Keys | None = None, *, force: bool = False, wait: bool = True) -> Outcome:
+        """Train now, of named partitions and the rollups above them or of all, and return what became of it.
+
+        Args:
+            force: train even where the champion knows exactly these rows already.
+            wait: False only asks; whoever runs the loop trains.
+        """
+        asked = ask.trigger(self.opened, model, _listed(partition), force=force, actor=_user())
+        return run_to_end(self.opened, asked) if wait else Outcome.asked(asked)
+
+    def refresh(self) -> None:
+        """Do once what the loop does all the time, until nothing is left to do: look, decide, train what is due."""
+        Loop(self.opened, watch_files=False).run(until_idle=True)
+
+    def start(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Keep the models fresh until `stop` answers true."""
+        Loop(self.opened).run(stop)
+
+    def rollback(
+        self,
+        model: str,
+        *,
+        to: str | None = None,
+        partition: Keys | None = None,
+        run: int | None = None,
+        pin: bool = False,
+        why: str = "asked by a person",
+    ) -> back.RolledBack:
+        """Let earlier fits serve again, after a trial load; `pin` keeps challengers away until unpinned."""
+        return back.rollback(
+            self.opened, model, version=to, partitions=_listed(partition), run_id=run, pin=pin, actor=_user(), why=why
+        )
+
+    def adopt(self, model: str, file: str | Path) -> str:
+        """Make an existing model file the model's first champion, 1.0.0, after a trial on the current rows."""
+        return back.adopt(self.opened, model, Path(file), actor=_user())
+
+    def status(self) -> tell.Status:
+        """Return how everything stands."""
+        return tell.status(self.opened)
+
+    def history(self, model: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+        """Return ended and running trainings, newest first."""
+        return tell.history(self.opened, model, limit)
+
+    def close(self) -> None:
+        """Close the store."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+
+def _listed(partition: Keys | None) -> list[Mapping[str, Any]] | None:
+    if partition is None:
+        return None
+    return [partition] if isinstance(partition, Mapping) else list(partition)
+
+
+def _channel(one: Callback | Message | Callable[..., Any]) -> Callback | Message:
+    if isinstance(one, Callback | Message):
+        return one
+    module, name = getattr(one, "__module__", ""), getattr(one, "__qualname__", "")
+    if not callable(one) or module in ("", "__main__") or "<" in name:
+        raise ConfigError("notify", one, "Callback('module:function'), Message(url), or a function of a module")
+    return Callback(f"{module}:{name}")
+
+
+def _one_of(name: str, value: str, kind: type[Auto]) -> str:
+    if value not in [one.value for one in kind]:
+        raise ConfigError(name, value, ", ".join(kind))
+    return value
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

@@ -1,0 +1,125 @@
+"""Which fit serves each partition, how old it is, and how its last training ended: looks at champions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from evertrain.clock import from_text, to_text
+from evertrain.partitions import KeyText
+from evertrain.store.connect import Record, Tx
+
+_SERVING = "model_id = :model AND champion_id IS NOT NULL AND state = 'live'"
+
+
+def facts(tx: Tx, partition_ids: Sequence[int]) -> dict[int, Record]:
+    """Return the rows of partitions by number."""
+    return {row.id: row for row in tx.rows("SELECT * FROM partitions WHERE id IN :ids", ids=list(partition_ids))}
+
+
+def widest(tx: Tx, model_id: int) -> Record | None:
+    """Return the partition that speaks for a model: its widest rollup, or its only partition."""
+    return tx.row(
+        "SELECT * FROM partitions WHERE model_id = :model AND state = 'live' ORDER BY leaf, length(key), id LIMIT 1",
+        model=model_id,
+    )
+
+
+def oldest(tx: Tx, model_id: int) -> Record | None:
+    """Return the partition whose champion is the oldest."""
+    return tx.row(f"SELECT * FROM partitions WHERE {_SERVING} ORDER BY trained_at LIMIT 1", model=model_id)
+
+
+def oldest_at(tx: Tx, model_id: int) -> datetime | None:
+    """Return when the oldest champion was trained."""
+    row = oldest(tx, model_id)
+    return None if row is None else from_text(row.trained_at)
+
+
+def number(tx: Tx, model_id: int) -> int:
+    """Return how many partitions have a champion."""
+    return int(tx.value(f"SELECT count(*) FROM partitions WHERE {_SERVING}", model=model_id))
+
+
+def trained_before(tx: Tx, model_id: int, moment: datetime) -> Sequence[Record]:
+    """Return the partitions whose champion is older, each with whether it is due and how its last training ended."""
+    return tx.rows(
+        "SELECT p.key, p.outcome, p.considered_input, p.seen, max(p.wanted, m.wanted) > p.considered AS due"
+        " FROM partitions p JOIN models m ON m.id = p.model_id WHERE p.model_id = :model AND p.champion_id IS NOT NULL"
+        " AND p.state = 'live' AND p.trained_at <= :moment",
+        model=model_id,
+        moment=to_text(moment),
+    )
+
+
+def with_news(tx: Tx, model_id: int, limit: int) -> Sequence[Record]:
+    """Return partitions that hold other rows than their champion was trained on and are not due already."""
+    return tx.rows(
+        "SELECT p.* FROM partitions p JOIN models m ON m.id = p.model_id WHERE p.model_id = :model"
+        " AND p.state = 'live' AND p.champion_id IS NOT NULL AND p.seen IS NOT p.champion_input"
+        " AND max(p.wanted, m.wanted) <= p.considered ORDER BY p.id LIMIT :limit",
+        model=model_id,
+        limit=limit,
+    )
+
+
+def deciding_score(tx: Tx, model_id: int) -> str | None:
+    """Return the score by which a champion of this model was judged."""
+    verdict = tx.value(
+        f"SELECT verdict FROM fits WHERE id = (SELECT max(champion_id) FROM partitions WHERE {_SERVING})",
+        model=model_id,
+    )
+    found: str | None = json.loads(verdict).get("score") if verdict else None
+    return found
+
+
+def unserved_ends(tx: Tx, model_id: int) -> set[str]:
+    """Return how trainings ended of partitions whose champion does not know what was considered."""
+    return {
+        str(row[0])
+        for row in tx.rows(
+            "SELECT DISTINCT outcome FROM partitions WHERE model_id = :model AND state = 'live' AND considered > trained",
+            model=model_id,
+        )
+    }
+
+
+def moved(tx: Tx, model_id: int, after: int) -> list[KeyText]:
+    """Return the partitions whose champion changed after an epoch."""
+    return [
+        KeyText(row[0])
+        for row in tx.rows(
+            "SELECT key FROM partitions WHERE model_id = :model AND epoch > :epoch", model=model_id, epoch=after
+        )
+    ]
+
+
+def some_keys(tx: Tx, model_id: int, limit: int = 5) -> list[str]:
+    """Return a few partitions as examples for a message."""
+    return [
+        row[0]
+        for row in tx.rows(
+            "SELECT key FROM partitions WHERE model_id = :model AND state = 'live' ORDER BY leaf DESC, id LIMIT :limit",
+            model=model_id,
+            limit=limit,
+        )
+    ]
+
+
+def known_keys(tx: Tx, model_id: int, keys: Sequence[KeyText]) -> set[str]:
+    """Return which of the keys are live partitions."""
+    return {
+        row[0]
+        for row in tx.rows(
+            "SELECT key FROM partitions WHERE model_id = :model AND state = 'live' AND key IN :keys",
+            model=model_id,
+            keys=list(keys),
+        )
+    }
+
+
+def version_text(row: Any) -> str | None:
+    """Return "1.2.0" for a row with the columns of a version, None where it has none."""
+    return None if row is None or row.major is None else f"{row.major}.{row.minor}.{row.patch}"
