@@ -49,7 +49,7 @@ class Artifacts:
         A failed flush is final for these bytes: the kernel may have dropped them, so nothing is retried here
         (the caller's next try writes everything anew).
         """
-        digest, size = _digest_of(written)
+        digest, size = digest_of(written)
         target = self.path(digest)
         _make_folder(target.parent)
         with written.open("rb") as file:
@@ -114,7 +114,8 @@ def read_checked(path: Path, place: Place) -> bytes:
     return data
 
 
-def _digest_of(path: Path) -> tuple[str, int]:
+def digest_of(path: Path) -> tuple[str, int]:
+    """Return the SHA-256 of a file, in hexadecimal, and its size."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

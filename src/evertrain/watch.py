@@ -17,8 +17,7 @@ from evertrain.errors import DataError
 from evertrain.events import Kind
 from evertrain.partitions import KeyText, closure, decode, encode, label, rollup
 from evertrain.sources import read
-from evertrain.sources.extract import Leaf, leaves
-from evertrain.sources.fingerprint import comparable
+from evertrain.sources.index import Leaf, comparable, leaves
 from evertrain.specs import Auto, Cause, DataChange, ModelSpec, ProjectSpec, ScoreDrop, Source
 from evertrain.specs import encode as encode_spec
 from evertrain.store import decisions, demand, items, marks, models, sources

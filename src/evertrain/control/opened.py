@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,13 @@ from evertrain import gate, loader, triggers
 from evertrain.artifacts import Artifacts
 from evertrain.clock import Clock, from_text, local_zone
 from evertrain.config import Home, Settings, project_file, read_settings
-from evertrain.errors import ConfigError
+from evertrain.errors import ConfigError, UnknownName
 from evertrain.events import Event, Kind, sentence
 from evertrain.executors.children import Children
 from evertrain.executors.inline import InProcess
 from evertrain.executors.jobs import Executor
 from evertrain.executors.supervisor import Supervisor
-from evertrain.specs import ProjectSpec
+from evertrain.specs import CsvFile, ParquetFile, ProjectSpec, decode_project, encode
 from evertrain.store import models, schedules
 from evertrain.store.connect import Store
 from evertrain.store.migrations import migrate
@@ -83,14 +86,35 @@ def open_project(
     """Open the store of the project in `root`, bringing its schema up to date.
 
     Args:
-        store: the store's URL; None takes it from the project file, which costs a child process for `project.py`.
+        store: the store's URL; None takes it from the project file, which costs a child process for `project.py`
+            when that file changed since it was read last.
     """
     settings = settings or read_settings()
-    found = Store(store or loader.load(root).store, root, clock=clock, busy_s=settings.busy_s, keeper=keeper)
+    found = Store(store or declared(root).store, root, clock=clock, busy_s=settings.busy_s, keeper=keeper)
     found.actor = actor
     migrate(found)
     found.listeners.append(_log)
     return Opened(Home(root), found, settings)
+
+
+def declared(root: Path, *, fresh: bool = False) -> ProjectSpec:
+    """Return what the project file in `root` declares; one that is unchanged is not imported again unless `fresh`.
+
+    Raises:
+        ConfigError: there is no project file, or a declaration in it is wrong.
+    """
+    memory, digest = Home(root).folder / "declared.json", loader.digest(root)
+    if not fresh and memory.is_file():
+        with contextlib.suppress(ValueError, KeyError, OSError, ConfigError):
+            known = json.loads(memory.read_text())
+            if known["digest"] == digest:
+                return decode_project(known["project"])
+    found = loader.load(root)
+    memory.parent.mkdir(exist_ok=True, mode=0o700)
+    part = memory.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps({"digest": digest, "project": encode(found)}))
+    part.replace(memory)
+    return found
 
 
 def zone_of(project: ProjectSpec) -> str:
@@ -114,8 +138,15 @@ def apply(opened: Opened, project: ProjectSpec, file_digest: str) -> list[str]:
     return changes
 
 
-def reload(opened: Opened, *, only_if_changed: bool = False) -> list[str]:
-    """Read the project file again and make what it declares current; return what changed."""
+def reload(opened: Opened, *, only_if_changed: bool = False, data: Mapping[str, str] | None = None) -> list[str]:
+    """Read the project file again and make what it declares current; return what changed.
+
+    Args:
+        data: other files for some sources, by name.
+
+    Raises:
+        ConfigError: a declaration is wrong, or `data` names no file source.
+    """
     root = opened.home.root
     if project_file(root) is None and only_if_changed:
         return []  # declared from Python in another process; the store has it
@@ -124,7 +155,12 @@ def reload(opened: Opened, *, only_if_changed: bool = False) -> list[str]:
         with opened.store.read() as tx:
             if models.file_digest(tx) == digest:
                 return []
-    return apply(opened, loader.load(root), digest)
+    project = declared(root, fresh=not only_if_changed)
+    for name, path in (data or {}).items():
+        if not isinstance(source := project.sources.get(name), CsvFile | ParquetFile):
+            raise UnknownName("--data", name, [one for one, s in project.sources.items() if hasattr(s, "path")])
+        project = replace(project, sources={**project.sources, name: replace(source, path=path)})
+    return apply(opened, project, digest)
 
 
 def _log(written: list[dict[str, Any]]) -> None:

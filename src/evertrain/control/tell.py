@@ -217,7 +217,7 @@ def why(opened: Opened, model: str, key: KeyText | None = None) -> dict[str, Any
         if place is None
         else {
             "key": place.key,
-            "name": label(decode(place.key), found.spec.dimensions, found.spec.overall),
+            "name": where(found.spec, place.key),
             "rows": place.rows,
             "version": fit.version if fit else None,
             "trained_at": place.trained_at,
@@ -266,7 +266,7 @@ def run_detail(opened: Opened, run_id: int, limit: int = 100) -> dict[str, Any]:
     past["items"] = [
         {
             "item": one.id,
-            "partition": label(decode(one.key), spec.dimensions, spec.overall) if spec.partition_by else spec.name,
+            "partition": where(spec, one.key),
             "state": one.state,
             "reason": one.reason,
             "attempt": one.attempt,

@@ -17,7 +17,7 @@ from evertrain.control.opened import Opened, zone_of
 from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
 from evertrain.partitions import KeyText, decode, label
-from evertrain.sources.extract import leaves
+from evertrain.sources.index import leaves
 from evertrain.specs import Auto, Cause, Environment, MaxAge, ProjectSpec, ScoreDrop, encode
 from evertrain.states import ItemState
 from evertrain.store import champions, decisions, demand, models, runs, schedules, sources

@@ -26,7 +26,7 @@ from evertrain.executors.lease import LeaseKeeper
 from evertrain.faults import fault_point
 from evertrain.partitions import KeyText
 from evertrain.sources import read
-from evertrain.sources.extract import Leaf, leaves
+from evertrain.sources.index import Leaf, leaves
 from evertrain.specs import Cause, ProjectSpec, encode
 from evertrain.states import ItemState
 from evertrain.store import champions, items, models

@@ -7,11 +7,11 @@ beside a hundred thousand others.
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +61,6 @@ class Extract:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Leaf:
-    """One partition's rows in an extract."""
-
-    key: KeyText
-    start: int
-    rows: int
-    fingerprint: str
-
-
 def extract(table: Table, reading: Reading, target: Path) -> Extract:
     """Write the rows that a model needs to `target` (an Arrow file) and `target`.idx (the index).
 
@@ -112,20 +102,6 @@ def extract(table: Table, reading: Reading, target: Path) -> Extract:
     )
 
 
-def leaves(index: str | Path, keys: Sequence[KeyText] | None = None) -> Iterator[Leaf]:
-    """Return partitions of an extract by its index: all, or those asked for that have rows."""
-    with closing(sqlite3.connect(f"file:{index}?mode=ro", uri=True)) as database:
-        if keys is None:
-            rows = database.execute("SELECT * FROM leaves ORDER BY start").fetchall()
-        else:
-            listed = json.dumps(list(keys), ensure_ascii=False)
-            rows = database.execute(
-                "SELECT * FROM leaves WHERE key IN (SELECT value FROM json_each(?)) ORDER BY start", (listed,)
-            ).fetchall()
-    for key, start, number, fingerprint in rows:
-        yield Leaf(KeyText(key), start, number, fingerprint)
-
-
 def rows_of(frame: pl.DataFrame, key: KeyText, start: int | None, number: int | None) -> pl.DataFrame:
     """Return the rows of a partition (by place) or of a rollup (by the values it keeps)."""
     if start is not None and number is not None:
@@ -133,15 +109,21 @@ def rows_of(frame: pl.DataFrame, key: KeyText, start: int | None, number: int | 
     kept = decode(key)
     if not kept:
         return frame
-    return frame.filter(pl.all_horizontal([_equals(name, value) for name, value in kept.items()]))
+    return frame.filter(pl.all_horizontal([_equals(pl.col(name), frame.schema[name], v) for name, v in kept.items()]))
 
 
-def _equals(name: str, value: Any) -> pl.Expr:
-    column = pl.col(name)
+def _equals(column: pl.Expr, dtype: pl.DataType, value: Any) -> pl.Expr:
+    """Return whether a column holds what `encode` made this value of a key from."""
     if value is None:
-        return column.is_null()
-    # Dates are text in a key; every other value is compared as itself.
-    return column.cast(pl.String) == value if isinstance(value, str) else column == value
+        return column.is_null() | column.is_nan() if dtype.is_float() else column.is_null()
+    if dtype == pl.Date:
+        value = date.fromisoformat(value)
+    elif dtype == pl.Datetime:
+        value = datetime.fromisoformat(value)
+    elif dtype.is_float():
+        value = float(value)  # 2.0 is 2 in a key, and 1e300 a number that no integer column could hold
+    same: pl.Expr = column == value
+    return same
 
 
 def _used(frame: pl.DataFrame, reading: Reading) -> list[str]:
@@ -166,11 +148,12 @@ def _keys(frame: pl.DataFrame, dimensions: Sequence[str]) -> tuple[pl.Series, li
     values = frame.select(dimensions)
     distinct = values.unique()
     texts = [encode(row, dimensions) for row in distinct.iter_rows(named=True)]
-    named = (
-        distinct.with_columns(pl.Series("__key__", texts, dtype=pl.String)).sort("__key__").with_row_index("__code__")
-    )
+    # By text, because values that differ can be one key: a missing number and NaN.
+    keys = sorted(set(texts))
+    places = {text: place for place, text in enumerate(keys)}
+    named = distinct.with_columns(pl.Series("__code__", [places[text] for text in texts], dtype=pl.UInt32))
     codes = values.join(named, on=list(dimensions), how="left", nulls_equal=True, maintain_order="left")["__code__"]
-    return codes, [KeyText(text) for text in named["__key__"].to_list()]
+    return codes, keys
 
 
 def _sides(frame: pl.DataFrame, reading: Reading, used: Sequence[str]) -> Numbers:

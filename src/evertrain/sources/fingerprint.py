@@ -100,8 +100,3 @@ def combine(fingerprints: Iterable[str]) -> str:
     """Return the fingerprint of all rows together, e.g. of the rollup above these partitions."""
     total = sum(int(one.partition(":")[2], 16) for one in fingerprints) % _MODULUS
     return f"{ALGORITHM}:{total:064x}"
-
-
-def comparable(one: str | None, other: str | None) -> bool:
-    """Return whether two fingerprints were made by the same algorithm."""
-    return bool(one and other) and str(one).partition(":")[0] == str(other).partition(":")[0]

@@ -52,7 +52,7 @@ def look(source: Source, root: Path) -> str | None:
             raise DataError(f"{source.path} is no regular file", source=source.path)
         return json.dumps([found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns])
     if isinstance(source, SqlQuery) and source.probe:
-        return json.dumps([list(row) for row in _select(source, source.probe)[1]], default=str)
+        return json.dumps([list(row) for row in _select(source, source.probe, root)[1]], default=str)
     return None
 
 
@@ -66,7 +66,7 @@ def read(source: Source, root: Path, expected: Schema | None = None) -> Table:
         return _read_csv(source, root, expected)
     if isinstance(source, ParquetFile):
         return _read_parquet(source, root)
-    return _read_sql(source) if isinstance(source, SqlQuery) else _call(source)
+    return _read_sql(source, root) if isinstance(source, SqlQuery) else _call(source)
 
 
 def _read_csv(source: CsvFile, root: Path, expected: Schema | None) -> Table:
@@ -92,10 +92,10 @@ def _read_parquet(source: ParquetFile, root: Path) -> Table:
     return _typed(frame, source)
 
 
-def _read_sql(source: SqlQuery) -> Table:
+def _read_sql(source: SqlQuery, root: Path) -> Table:
     import polars as pl
 
-    names, rows = _select(source, source.query)
+    names, rows = _select(source, source.query, root)
     try:
         frame = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
     except (pl.exceptions.PolarsError, TypeError) as error:
@@ -103,17 +103,12 @@ def _read_sql(source: SqlQuery) -> Table:
     return _typed(frame, source)
 
 
-def _select(source: SqlQuery, statement: str) -> tuple[list[str], Sequence[Any]]:
+def _select(source: SqlQuery, statement: str, root: Path) -> tuple[list[str], Sequence[Any]]:
     from sqlalchemy import create_engine, text
     from sqlalchemy.exc import SQLAlchemyError
 
-    url = source.url
-    if url.startswith("env:"):
-        variable = url.removeprefix("env:")
-        if not (url := os.environ.get(variable, "")):
-            raise ConfigError("url", source.url, f"the variable {variable} with a database URL; it is not set")
     try:
-        engine = create_engine(url)
+        engine = create_engine(_url(source, root))
         try:
             with engine.connect() as connection:
                 if isinstance(driver := connection.connection.driver_connection, sqlite3.Connection):
@@ -125,6 +120,22 @@ def _select(source: SqlQuery, statement: str) -> tuple[list[str], Sequence[Any]]
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise DataError(f"{called(source)!r} failed: {reason}") from None
+
+
+def _url(source: SqlQuery, root: Path) -> Any:
+    """Return the database's URL; a SQLite file is relative to the project's folder, and never made by asking."""
+    from sqlalchemy import make_url
+
+    text = source.url
+    if text.startswith("env:") and not (text := os.environ.get(variable := source.url.removeprefix("env:"), "")):
+        raise DataError(f"{called(source)!r} failed: the variable {variable}, which holds its URL, is not set")
+    url = make_url(text)
+    if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith(("file:", ":memory:")):
+        path = root / url.database
+        if not path.is_file():
+            raise DataError(f"{called(source)!r} failed: {path.name} is missing", source=path.name)
+        url = url.set(database=str(path))
+    return url
 
 
 def _call(source: Function) -> Table:
@@ -165,11 +176,16 @@ def load(path: str) -> Any:
 
 def _plain(series: Any) -> Any:
     """Return a pandas column as values that Polars takes without pyarrow."""
+    import numpy as np
+
     if str(series.dtype).startswith("datetime64"):
-        return series.dt.tz_localize(None) if getattr(series.dtype, "tz", None) is None else series.dt.tz_convert("UTC")
-    if series.dtype == object or str(series.dtype) in ("string", "category"):
-        return [None if value is None or value != value else value for value in series.tolist()]
-    return series.to_numpy()
+        # Times without a zone are UTC, as everywhere.
+        zoned = getattr(series.dtype, "tz", None) is not None
+        return (series.dt.tz_convert("UTC").dt.tz_localize(None) if zoned else series).to_numpy()
+    if isinstance(series.dtype, np.dtype) and series.dtype != object:
+        return series.to_numpy()
+    # Objects, categories and pandas' own types write a missing value in many ways; `isna` knows them all.
+    return [None if missing else value for value, missing in zip(series.tolist(), series.isna(), strict=True)]
 
 
 def _typed(frame: pl.DataFrame, source: Source) -> Table:

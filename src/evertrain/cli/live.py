@@ -1,0 +1,84 @@
+"""Watching a run in the terminal: one line that moves, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from evertrain.cli.show import console
+from evertrain.control.work import Progress
+from evertrain.events import Event, Kind, numbers
+
+
+class RunProgress:
+    """Turns a run's events into how far it is: "2 of 41", and the last word of a trainer."""
+
+    def __init__(self, model: str, total: int) -> None:
+        self.model, self.total, self.done, self.last = model, total, 0, ""
+        self.outcomes: dict[str, int] = {}
+
+    def take(self, event: Event) -> None:
+        if event.kind == Kind.ITEMS_SETTLED:
+            for state, ids in event.data["outcomes"].items():
+                number = len(numbers(ids))
+                self.outcomes[state] = self.outcomes.get(state, 0) + number
+                self.done += number
+        elif event.kind == Kind.ITEM_PROGRESS:
+            fraction = event.data.get("fraction")
+            self.last = str(event.data["text"]) + (f" ({fraction:.0%})" if fraction is not None else "")
+        elif event.kind == Kind.ITEMS_RETRIED:
+            self.last = f"trying again: {event.data.get('reason')}"
+
+    def text(self) -> str:
+        told = ", ".join(f"{number} {state}" for state, number in self.outcomes.items())
+        return (
+            f"{self.model}: {self.done} of {self.total}"
+            + (f" ({told})" if told else "")
+            + (f", {self.last}" if self.last else "")
+        )
+
+
+@contextlib.contextmanager
+def watching(model: str, total: int) -> Iterator[Progress]:
+    """Show a run's progress until the block ends."""
+    state = RunProgress(model, total)
+    out = console()
+    if not sys.stdout.isatty():
+        last = [""]
+
+        def plain(event: Event) -> None:
+            state.take(event)
+            if event.kind in (Kind.ITEMS_SETTLED, Kind.ITEM_PROGRESS, Kind.ITEMS_RETRIED) and state.text() != last[0]:
+                last[0] = state.text()
+                out.print(last[0])
+
+        yield plain
+        return
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    with Bars(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=out, transient=True
+    ) as bars:
+        task = bars.add_task(state.text(), total=max(total, 1))
+
+        def live(event: Event) -> None:
+            state.take(event)
+            bars.update(task, completed=state.done, description=state.text())
+
+        yield live
+
+
+@contextlib.contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Say what is being waited for, and in the end how long it took when that was over a second."""
+    started, out = time.monotonic(), console()
+    if sys.stdout.isatty():
+        with out.status(text):
+            yield
+    else:
+        yield
+    if (took := time.monotonic() - started) > 1:
+        out.print(f"{text}: {took:.1f} s", style="dim")

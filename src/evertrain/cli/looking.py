@@ -1,0 +1,321 @@
+"""Looking: status, history, why, plan, versions, runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evertrain.cli import here, show
+from evertrain.cli.asking import see_through
+from evertrain.cli.here import Json, ModelName, Partitions, app
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show how everything stands, at a glance."""
+    from evertrain.control import tell
+
+    with here.opened() as opened:
+        found = tell.status(opened)
+    if as_json:
+        show.as_json(found)
+        return
+    on = (
+        f"monitoring since {show.moment(found.since_at)} (process {found.process['pid']})"
+        if found.process
+        else "not monitoring"
+    )
+    busy = f"; {found.running} training, {found.waiting} waiting" if found.running or found.waiting else ""
+    show.line(
+        f"{found.project}: {'PAUSED, ' if found.paused else ''}{on}{busy}; times in {_zone()}, schedules in {found.zone}"
+    )
+    rows = []
+    for one in found.models:
+        age = (
+            "-"
+            if one.age_s is None
+            else show.duration(one.age_s) + (f" of {show.duration(one.limit_s)}" if one.limit_s else "")
+        )
+        version = ", ".join(one.versions) or "-"
+        if one.partitions > 1:
+            version += f" ({one.serving} of {one.partitions} serve" + (f", {one.behind} behind)" if one.behind else ")")
+        rows.append(
+            [
+                one.name,
+                one.health,
+                version,
+                age,
+                tell.shown_score(one),
+                f"{one.rows if one.rows is not None else '?'}/{one.min_rows}",
+                one.decision or one.problem or "-",
+                show.moment(one.next_at),
+            ]
+        )
+    if rows:
+        show.table(
+            ["model", "health", "version", "age", "score", "rows/min", "last decision", "next run"],
+            rows,
+            styles=[show.HEALTH.get(one.health) for one in found.models],
+        )
+    else:
+        show.line(
+            "No models are declared. `evertrain init FILE.csv` makes the first, or add project.model(…) to the project file."
+        )
+    worst = next((one for one in found.models if one.health in ("failing", "refused", "no model")), None)
+    show.following(f"why {worst.name}" if worst else "start --detach" if not found.monitoring else "history")
+
+
+def _zone() -> str:
+    from evertrain.clock import local_zone
+
+    return local_zone()
+
+
+@app.command()
+def history(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Only this model.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show what was trained, why, how it ended and how long it took."""
+    from evertrain.control import tell
+
+    with here.opened() as opened:
+        found = tell.history(opened, model, limit)
+    if as_json:
+        show.as_json({"history": found})
+        return
+    if not found:
+        show.line("Nothing was trained yet. Start monitoring, or train by hand.")
+        show.following("start --detach")
+        return
+    rows = [
+        [
+            str(one["run"]),
+            show.moment(one["at"]),
+            one["model"],
+            one["cause"],
+            one["state"],
+            show.duration(one["duration_s"]),
+            one["version"] or "-",
+            (one["data_hash"] or "-")[2:10],
+            one["verdict"] or one["description"],
+        ]
+        for one in found
+    ]
+    show.table(["run", "at", "model", "trigger", "status", "took", "version", "data", "what came of it"], rows)
+    show.following(f"runs {found[0]['run']}")
+
+
+@app.command()
+def why(model: ModelName, partition: Partitions = None, as_json: Json = False) -> None:
+    """Show why a model was trained, or was not: the last answer of every trigger, and the last verdict."""
+    from evertrain.control import tell
+    from evertrain.control.ask import keys_of
+
+    with here.opened() as opened:
+        found = here.model(opened, model)
+        keys = keys_of(found.spec, here.partitions(found, partition))
+        told = tell.why(opened, model, keys[0] if keys else None)
+    if as_json:
+        show.as_json(told)
+        return
+    from rich.text import Text
+    from rich.tree import Tree
+
+    tree = Tree(model)
+    for one in told["decisions"]:
+        times = f" ({one['times']} times since {show.moment(one['first_at'])})" if one["times"] > 1 else ""
+        mark = {"train": "fired", "observe": "would have fired", "report": "reported"}.get(
+            one["action"], "did not fire"
+        )
+        branch = tree.add(Text(f"{one['rule']}: {mark}", style=show.SEVERITY.get(one["severity"], "")))
+        branch.add(Text(f"{one['reason']}  [{show.moment(one['last_at'])}]{times}"))
+    if not told["decisions"]:
+        tree.add("no trigger was evaluated yet; the loop does that")
+    place = told["partition"]
+    if place:
+        branch = tree.add(
+            Text(
+                f"{place['name']}: {place['version'] or 'no model yet'}, {place['rows'] if place['rows'] is not None else '?'} rows"
+            )
+        )
+        if place["verdict"]:
+            branch.add(Text(f"serves because: {place['verdict']['reason']}"))
+        if place["outcome"] and place["outcome"] != "promoted":
+            branch.add(
+                Text(
+                    f"last training {place['outcome']}: {place['outcome_reason']}  [{show.moment(place['considered_at'])}]",
+                    style="yellow",
+                )
+            )
+        if place["due"]:
+            branch.add(Text(f"due: {place['wanted']}", style="cyan"))
+    show.console().print(tree)
+    show.following(f"history --model {model}")
+
+
+@app.command()
+def plan(model: Annotated[str | None, typer.Argument(help="Only this model.")] = None, as_json: Json = False) -> None:
+    """Show what would be trained now, why, and for how long; changes nothing."""
+    from evertrain import plan as planning
+    from evertrain.control import ask
+    from evertrain.store import items, models
+
+    with here.opened() as opened, opened.store.read() as tx:
+        found = [models.by_name(tx, model)] if model else models.every(tx)
+        made = [(one, ask.preview(tx, one)[0]) for one in found]
+        counts = items.open_counts(tx)
+    if as_json:
+        show.as_json(
+            [
+                {
+                    "model": one.name,
+                    "partitions": len(p.wanted),
+                    "of": p.total,
+                    "reason": p.reason,
+                    "estimate_s": p.estimate_s,
+                }
+                for one, p in made
+                if p
+            ]
+        )
+        return
+    rows = [
+        [one.name, f"{len(p.wanted)} of {p.total}", planning.causes(p.wanted), p.reason, show.duration(p.estimate_s)]
+        for one, p in made
+        if p
+    ]
+    if rows:
+        show.table(["model", "partitions", "causes", "because", "about"], rows)
+    else:
+        show.line(
+            "Nothing new is due."
+            + (f" {counts.get('waiting', 0)} wait and {counts.get('running', 0)} run already." if counts else "")
+        )
+    show.following("start --detach" if rows else "status")
+
+
+@app.command()
+def versions(
+    model: ModelName, limit: Annotated[int, typer.Option(min=1, max=1000)] = 20, as_json: Json = False
+) -> None:
+    """List a model's versions: what each came to, and which serve."""
+    from evertrain.control import back
+    from evertrain.scores import format_score
+
+    with here.opened() as opened:
+        found = back.versions(opened, model, limit)
+    if as_json:
+        show.as_json({"model": model, "versions": found})
+        return
+    if not found:
+        show.line(f"{model} has no version yet.")
+        show.following(f"trigger {model}")
+        return
+    rows = [
+        [
+            one["version"],
+            one["state"],
+            show.moment(one["created_at"]),
+            one["cause"] or "-",
+            str(one["fits"]),
+            str(one["serving"]),
+            f"{one['score']} {format_score(one['score'], one['value'])}" if one["score"] else "-",
+            one["verdict"] or "-",
+        ]
+        for one in found
+    ]
+    styles = ["green" if one["serving"] else None for one in found]
+    show.table(["version", "state", "at", "trigger", "fits", "serving", "score", "verdict"], rows, styles=styles)
+    show.following(
+        f"rollback {model}"
+        if len([one for one in found if one["state"] in ("serving", "archived")]) > 1
+        else f"why {model}"
+    )
+
+
+@app.command()
+def runs(
+    run: Annotated[int | None, typer.Argument(help="Show this run with its items.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Only this model.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the run.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train again what failed in the run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List runs, or show one with its items; cancel it, or retry what failed in it."""
+    from evertrain.control import ask, tell
+    from evertrain.errors import ConfigError
+
+    if run is None and (cancel or retry_failed):
+        raise ConfigError("run", None, "the number of a run, as `evertrain runs` lists them")
+    with here.opened() as opened:
+        if run is not None and cancel:
+            state = ask.cancel(opened, run, here.user())
+            show.line(
+                f"Run {run} is {state}."
+                if state != "running"
+                else f"Run {run} is being cancelled; its worker ends within seconds."
+            )
+            show.following(f"runs {run}")
+            return
+        if run is not None and retry_failed:
+            asked = ask.retry_failed(opened, run, here.user())
+            see_through(opened, tell.run_detail(opened, run)["model"], asked, as_json=as_json)
+            return
+        found: Any = tell.run_detail(opened, run) if run is not None else tell.run_list(opened, model, limit)
+    if as_json:
+        show.as_json(found)
+    elif run is not None:
+        _show_run(found)
+    elif not found:
+        show.line("There were no runs yet.")
+        show.following("start --detach")
+    else:
+        rows = [
+            [
+                str(one["run"]),
+                show.moment(one["at"]),
+                one["model"],
+                one["cause"],
+                one["state"],
+                f"{one['done']} of {one['partitions']}",
+                ", ".join(f"{n} {s}" for s, n in one["counts"].items()) or "-",
+                one["description"],
+            ]
+            for one in found
+        ]
+        show.table(["run", "at", "model", "trigger", "state", "done", "came to", "because"], rows)
+        show.following(f"runs {found[0]['run']}")
+
+
+def _show_run(found: dict[str, Any]) -> None:
+    counts = ", ".join(f"{number} {state}" for state, number in found["counts"].items()) or "nothing yet"
+    show.line(
+        f"Run {found['run']} of {found['model']} ({found['kind']}, {found['cause']}): {found['state']}, {counts}. {found['description']}"
+    )
+    rows = [
+        [
+            one["partition"],
+            one["state"],
+            str(one["attempt"]),
+            show.duration(one["seconds"]),
+            show.duration(one["cpu_s"]),
+            f"{one['peak_mb']:.0f} MB" if one["peak_mb"] else "-",
+            one["reason"] or "-",
+        ]
+        for one in found["items"]
+    ]
+    show.table(["partition", "state", "tries", "took", "CPU", "memory", "reason"], rows)
+    failed = [one for one in found["items"] if one["error"]]
+    if failed:
+        show.line(f"The first failure's own words ({failed[0]['partition']}):", "yellow")
+        for text in str(failed[0]["error"]).splitlines()[-6:]:
+            show.line("  " + text)
+        show.line("Everything is in logs/retraining.log and logs/trainers.log.")
+    show.following(f"runs {found['run']} --retry-failed" if failed else f"versions {found['model']}")

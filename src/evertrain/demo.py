@@ -1,0 +1,545 @@
+"""The demo: a real project with two data files, kept fresh before your eyes, in scenes of a few seconds.
+
+`python -m evertrain.demo` builds the folder `demo` and plays; `KEEP=1` resumes what is there and goes on watching.
+Everything is the real thing: a loop in a process of its own, models trained by scikit-learn, files edited, a process
+killed with SIGKILL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from evertrain.cli.show import duration, quoted
+from evertrain.control import tell
+from evertrain.control.opened import Opened, open_project
+from evertrain.control.work import LOOP_ROLE, loop_alive
+from evertrain.errors import EvertrainError
+from evertrain.events import Kind, numbers
+from evertrain.serving import Predictor
+from evertrain.store import demand, items, leases, log, models
+
+TOWNS = 40
+_STORE = "sqlite:///evertrain.db"
+_PATIENCE_S = 90
+_RECORDED_WIDTH = 112
+
+_PROJECT = '''"""The demo project: two models on two files. Change it and run `evertrain reload`."""
+
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+from evertrain import CsvFile, Gate, Project, max_age, on_data_change, on_score_drop, weekly
+
+project = Project("demo")
+
+# Fisher's iris flowers, as scikit-learn ships them.
+iris = project.source("iris", CsvFile("data/raw/iris.csv"))
+project.model(
+    "iris",
+    iris,
+    target="species",
+    trainer=RandomForestClassifier(),
+    scores=["accuracy", "f1"],
+    triggers=[on_data_change(quiet="1s"), max_age("24h"), weekly("wed", "03:00"), on_score_drop("5%")],
+    gate=Gate("accuracy", tolerance="5%"),
+    min_samples=50,
+)
+
+# Generated prices, labelled so: one model for each town, and one for all.
+housing = project.source("housing", CsvFile("data/raw/housing.csv", key=["id"]))
+project.model(
+    "housing",
+    housing,
+    target="price",
+    trainer=RandomForestRegressor(n_estimators=30),
+    triggers=[on_data_change(quiet="1s"), max_age("48h")],
+    partition_by="town",
+    min_samples=30,
+)
+'''
+
+
+@dataclass
+class Screen:
+    """What is seen: lines with their moment, one live line in a terminal, and the recording of it all."""
+
+    console: Console
+    recorder: Console
+    started: float = field(default_factory=time.monotonic)
+    moments: list[float] = field(default_factory=list)
+    live: bool = False
+
+    def line(self, text: str = "", style: str = "") -> None:
+        self._clear()
+        moment = time.monotonic() - self.started
+        before = "" if self.console.is_terminal else f"{moment:6.1f} s  "
+        self.console.print(Text((before + text).rstrip(), style=style))
+        # Wrapped lines keep their indent in the recording.
+        shown = Padding(Text(text.strip() or " ", style=style), (0, 0, 0, len(text) - len(text.lstrip())))
+        self.moments += [moment] * len(self.recorder.render_lines(shown))
+        self.recorder.print(shown)
+
+    def scene(self, number: int, text: str) -> None:
+        self.line()
+        self.line(f"{number}. {text}", "bold cyan")
+
+    def progress(self, text: str) -> None:
+        """Show how far something is: one line that moves, or nothing new where there is no terminal."""
+        if self.console.is_terminal:
+            width = self.console.width - 4
+            sys.stdout.write(f"\r\x1b[2K   {text[:width]}")
+            sys.stdout.flush()
+            self.live = True
+
+    def table(self, rows: list[tuple[str, str]]) -> None:
+        for name, value in rows:
+            self.line(f"   {name:<34} {value}")
+
+    def _clear(self) -> None:
+        if self.live:
+            sys.stdout.write("\r\x1b[2K")
+            self.live = False
+
+
+@dataclass
+class Play:
+    """The demo under way: its folder, its loop process, and what was counted."""
+
+    root: Path
+    screen: Screen
+    opened: Opened
+    loop: subprocess.Popen[bytes] | None = None
+    seen: int = 0
+    avoided: int = 0
+    saved_s: float = 0.0
+
+    def start_loop(self) -> None:
+        with (self.root / "logs" / "start.log").open("ab") as out:
+            self.loop = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-m", "evertrain", "-C", str(self.root), "start"],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        self.wait(lambda: loop_alive(self.opened), "starting")
+
+    def stop_loop(self) -> None:
+        if self.loop is None:
+            return
+        with contextlib.suppress(EvertrainError), self.opened.store.write() as tx:
+            leases.ask_to_stop(tx, LOOP_ROLE)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.loop.wait(timeout=40)
+        if self.loop.poll() is None:
+            os.killpg(self.loop.pid, signal.SIGKILL)
+            self.loop.wait()
+        self.loop = None
+
+    def wait(self, until: Callable[[], Any], text: str) -> Any:
+        """Wait until something is true, showing how far running items are; a demo that hangs says so and ends."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not (found := until()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{text} took longer than {_PATIENCE_S} s; the log is {self.root / 'logs' / 'retraining.log'}"
+                )
+            if self.loop is not None and self.loop.poll() is not None:
+                last = (self.root / "logs" / "start.log").read_text(errors="replace").strip().splitlines()[-1:]
+                raise RuntimeError(f"the loop ended by itself: {(last or ['it said nothing'])[0]}")
+            self.screen.progress(f"{text}{self._far()}")
+            time.sleep(0.1)
+        return found
+
+    def _far(self) -> str:
+        run = next(iter(tell.run_list(self.opened, limit=1)), None)
+        return f": {run['model']}, {run['done']} of {run['partitions']}" if run and run["state"] == "running" else ""
+
+    def runs_after(self, number: int) -> list[dict[str, Any]]:
+        return [one for one in tell.run_list(self.opened, limit=50) if one["run"] > number]
+
+    def newest_run(self) -> int:
+        return max((one["run"] for one in tell.history(self.opened, limit=1)), default=0)
+
+    def decision(self, model: str, after: str) -> dict[str, Any] | None:
+        """Return the answer of the data trigger if it was given after `after`."""
+        found = next((one for one in tell.why(self.opened, model)["decisions"] if one["rule"] == "data_change"), None)
+        return found if found and found["last_at"] > after else None
+
+    def now(self) -> str:
+        with self.opened.store.read() as tx:
+            return tx.now_text
+
+    def ended(self, model: str, after: int, text: str) -> dict[str, Any]:
+        """Wait for the next run of a model to end."""
+
+        def done() -> dict[str, Any] | None:
+            return next(
+                (
+                    one
+                    for one in self.runs_after(after)
+                    if one["model"] == model and one["state"] not in ("queued", "running")
+                ),
+                None,
+            )
+
+        found: dict[str, Any] = self.wait(done, text)
+        return found
+
+    def seconds_of_all(self, model: str) -> float:
+        """Return what one full retraining of a model takes, by its last measured fits."""
+        with self.opened.store.read() as tx:
+            found = models.by_name(tx, model)
+            return (found.seconds_each or 0.0) * demand.live(tx, found.id)
+
+
+# --- the scenes -------------------------------------------------------------------------------------------------
+
+
+def play(root: Path, screen: Screen) -> int:
+    """Play all scenes in a fresh folder."""
+    _build(root)
+    screen.line(
+        f"Evertrain keeps models fresh. Seven scenes in {_relative(root)}, under two minutes, nothing acted;", "bold"
+    )
+    screen.line(f"every step is written to {_relative(root / 'logs' / 'retraining.log')}.", "bold")
+    opened = open_project(root, store=_STORE, actor="demo")
+    show = Play(root, screen, opened)
+    try:
+        for number, scene in enumerate(
+            (_first, _good_rows, _touched, _shuffled, _one_town, _killed, _rollback), start=1
+        ):
+            scene(show, number)
+        _closing(show)
+    finally:
+        show.stop_loop()
+        opened.close()
+    return 0
+
+
+def _first(show: Play, number: int) -> None:
+    show.screen.scene(
+        number,
+        f"Two models have no champion yet, so both are trained: iris, and housing for {TOWNS} towns and Overall.",
+    )
+    show.start_loop()
+
+    def trained() -> bool:
+        found = tell.status(show.opened).models
+        return len(found) == 2 and all(one.serving == one.partitions > 0 and not one.open_items for one in found)
+
+    show.wait(trained, "training")
+    for one in tell.status(show.opened).models:
+        many = f", {one.partitions} partitions" if one.partitions > 1 else ""
+        show.screen.line(f"   {one.name} {one.versions[0]} serves: {tell.shown_score(one)}{many}", "green")
+
+
+def _good_rows(show: Play, number: int) -> None:
+    show.screen.scene(
+        number, "Forty more flowers are appended to iris.csv: that model alone is retrained, compared and promoted."
+    )
+    before = show.newest_run()
+    with (show.root / "data/raw/iris.csv").open("a") as file:
+        file.writelines(_flowers()[111:])
+    run = show.ended("iris", before, "waiting for the file to lie still, then training")
+    show.saved_s += show.seconds_of_all("housing")
+    _verdict(show, run)
+
+
+def _touched(show: Play, number: int) -> None:
+    show.screen.scene(
+        number, "housing.csv is saved again without a change: its time is new, its rows are not, nothing is trained."
+    )
+    since = show.now()
+    (show.root / "data/raw/housing.csv").touch()
+    answer = show.wait(lambda: show.decision("housing", since), "looking at the rows")
+    show.avoided += TOWNS + 1
+    show.saved_s += show.seconds_of_all("housing")
+    show.screen.line(f"   not trained: {answer['reason']}", "yellow")
+
+
+def _shuffled(show: Play, number: int) -> None:
+    show.screen.scene(number, "Somebody shuffles the labels of iris.csv; the model trained on that must not serve.")
+    path, before = show.root / "data/raw/iris.csv", show.newest_run()
+    good = path.read_text()
+    _replace(path, _with_shuffled_labels(good))
+    run = show.ended("iris", before, "training on the shuffled labels")
+    _verdict(show, run)
+    answer = Predictor(show.opened.store, show.opened.artifacts, "iris").answer(
+        {"sepal_length": [5.1], "sepal_width": [3.5], "petal_length": [1.4], "petal_width": [0.2]}
+    )
+    show.screen.line(f"   asked for a small flower, {answer.versions[0]} still answers {answer.values[0]}", "green")
+    since = show.now()
+    _replace(path, good)
+    show.wait(lambda: show.decision("iris", since) and not tell.status(show.opened).running, "putting the labels back")
+    show.wait(lambda: not any(one.open_items for one in tell.status(show.opened).models), "putting the labels back")
+
+
+def _one_town(show: Play, number: int) -> None:
+    show.screen.scene(
+        number, "Six houses are sold in Town 07: its model and Overall are retrained, the other towns left alone."
+    )
+    before = show.newest_run()
+    with (show.root / "data/raw/housing.csv").open("a") as file:
+        file.writelines(_houses("Town 07", 6, first=100_000))
+    run = show.ended("housing", before, "training")
+    left = TOWNS + 1 - run["partitions"]
+    show.avoided += left
+    show.saved_s += show.seconds_of_all("housing") * left / (TOWNS + 1)
+    show.screen.line(
+        f"   {run['partitions']} of {TOWNS + 1} trained in {duration(run['duration_s'])}, {left} left alone; {run['verdict']}",
+        "green",
+    )
+
+
+def _killed(show: Play, number: int) -> None:
+    show.screen.scene(
+        number, "All of housing is retrained by hand, and its process is killed with SIGKILL in the middle."
+    )
+    before = show.newest_run()
+    subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", "evertrain", "-C", str(show.root), "trigger", "housing", "--force", "--no-wait"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+    def some() -> int:
+        found = show.runs_after(before)
+        return found[0]["done"] if found and found[0]["done"] >= 8 else 0
+
+    done = show.wait(some, "training")
+    assert show.loop is not None
+    os.kill(show.loop.pid, signal.SIGKILL)
+    show.loop.wait()
+    show.loop = None
+    show.screen.line(f"   killed after {done} of {TOWNS + 1}; restarting", "yellow")
+    show.start_loop()
+    run = show.ended("housing", before, "going on where it stopped")
+    with show.opened.store.read() as tx:
+        settled = [
+            one
+            for event in log.of_run(tx, run["run"])
+            if event.kind == Kind.ITEMS_SETTLED
+            for ids in event.data["outcomes"].values()
+            for one in numbers(ids)
+        ]
+        waiting = items.open_counts(tx)
+    twice = len(settled) - len(set(settled))
+    show.screen.line(
+        f"   resumed: {len(set(settled))} of {TOWNS + 1} done, {twice} ended twice, {sum(waiting.values())} left over",
+        "green",
+    )
+
+
+def _rollback(show: Play, number: int) -> None:
+    show.screen.scene(number, "One command takes the iris model back to the version before.")
+    command = [sys.executable, "-m", "evertrain", "-C", str(show.root), "rollback", "iris"]
+    show.screen.line(f"   $ {_command('rollback iris', show.root)}", "dim")
+    show.screen.progress("trying the earlier model, then swapping it in")
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    show.screen.line(f"   {next(one for one in answer.splitlines() if one.startswith('Rolled back'))}", "green")
+
+
+def _closing(show: Play) -> None:
+    found = tell.history(show.opened, limit=100)
+    ends: dict[str, int] = {}
+    for one in found:
+        for state, count in one["outcomes"].items():
+            ends[state] = ends.get(state, 0) + count
+    took = sum(one["duration_s"] or 0 for one in found)
+    show.screen.line()
+    show.screen.line("What it came to", "bold cyan")
+    show.screen.table(
+        [
+            ("fits promoted", str(ends.get("promoted", 0))),
+            ("fits refused", str(ends.get("rejected", 0))),
+            ("trainings found needless", str(ends.get("skipped", 0))),
+            ("trainings avoided", f"{show.avoided} (retraining everything at every change would have done them)"),
+            ("seconds spent training", duration(took)),
+            ("seconds saved", f"{duration(show.saved_s)} against retraining all models at every change"),
+        ]
+    )
+    show.screen.line()
+    show.screen.line("Look around:", "bold")
+    again = "make demo" if Path("Makefile").exists() else f"{_python()} -m evertrain.demo"
+    for command in ("status", "why iris", "history"):
+        show.screen.line(f"   {_command(command, show.root)}")
+    show.screen.line(f"Go on watching: KEEP=1 {again}, then edit the files in {_relative(show.root / 'data' / 'raw')}.")
+
+
+def _verdict(show: Play, run: dict[str, Any]) -> None:
+    promoted = run["counts"].get("promoted")
+    shifted = f" {run['old_version']} -> {run['new_version']}" if promoted else ""
+    word = "promoted" if promoted else "refused" if run["counts"].get("rejected") else run["state"]
+    show.screen.line(f"   {word}{shifted}: {run['verdict']}", "green" if promoted else "yellow")
+
+
+def keep(root: Path, screen: Screen) -> int:
+    """Resume what is there and go on watching until interrupted, telling what happens."""
+    opened = open_project(root, store=_STORE, actor="demo")
+    show = Play(root, screen, opened)
+    screen.line(
+        f"Resuming {_relative(root)}. Edit the files in {_relative(root / 'data' / 'raw')}; Ctrl-C ends.", "bold"
+    )
+    with opened.store.read() as tx:
+        show.seen = log.newest(tx)
+    alive = loop_alive(opened)
+    try:
+        if not alive:
+            show.start_loop()
+        while True:
+            with opened.store.read() as tx:
+                found = log.after(tx, show.seen, kinds=[Kind.DECISION_FIRED, Kind.RUN_ENDED])
+            for event in found:
+                show.seen = event.id
+                if event.kind == Kind.DECISION_FIRED:
+                    screen.line(f"   {event.model}: {event.data['reason']}")
+                elif event.run_id:
+                    _verdict(show, tell.run_detail(opened, event.run_id))
+            screen.progress("watching")
+            time.sleep(0.3)
+    except KeyboardInterrupt:
+        screen.line("Ending; models serve on.")
+    finally:
+        show.stop_loop()
+        opened.close()
+    return 0
+
+
+# --- the data ---------------------------------------------------------------------------------------------------
+
+
+def _build(root: Path) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "data" / "raw").mkdir(parents=True)
+    (root / "logs").mkdir()
+    (root / "project.py").write_text(_PROJECT)
+    (root / "data/raw/iris.csv").write_text("".join(_flowers()[:111]))
+    rows = [line for number in range(TOWNS) for line in _houses(f"Town {number:02d}", 60, first=number * 60)]
+    (root / "data/raw/housing.csv").write_text("id,town,area_m2,rooms,age_years,price\n" + "".join(rows))
+
+
+def _flowers() -> list[str]:
+    """Return the 150 real iris flowers as CSV lines under a header, in a fixed shuffled order."""
+    import numpy as np
+    from sklearn.datasets import load_iris
+
+    found = load_iris()
+    order = np.random.default_rng(7).permutation(150)
+    lines = ["sepal_length,sepal_width,petal_length,petal_width,species\n"]
+    for place in order:
+        values = ",".join(f"{value:.1f}" for value in found.data[place])
+        lines.append(f"{values},{found.target_names[found.target[place]]}\n")
+    return lines
+
+
+def _houses(town: str, number: int, *, first: int) -> Iterator[str]:
+    """Return generated houses: a price that a model can learn, another level in each town, and noise."""
+    import numpy as np
+
+    random = np.random.default_rng([first, number, *town.encode()])
+    level = 900 + 40 * (sum(town.encode()) % 17)
+    for place in range(number):
+        area, rooms, age = random.uniform(35, 180), int(random.integers(1, 7)), int(random.integers(0, 90))
+        price = level * area + 9_000 * rooms - 450 * age + random.normal(0, 9_000)
+        yield f"{first + place},{town},{area:.1f},{rooms},{age},{price:.0f}\n"
+
+
+def _with_shuffled_labels(text: str) -> str:
+    import numpy as np
+
+    head, *lines = text.splitlines()
+    rows = [line.rpartition(",") for line in lines]
+    labels = np.random.default_rng(3).permutation([row[2] for row in rows])
+    return "\n".join([head, *(f"{row[0]},{label}" for row, label in zip(rows, labels, strict=True))]) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file beside and rename it, as careful programs do."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+# --- around it --------------------------------------------------------------------------------------------------
+
+
+def _relative(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _python() -> str:
+    found = Path(sys.executable)
+    return quoted(_relative(found)) if found.is_relative_to(Path.cwd()) else quoted(found)
+
+
+def _command(command: str, root: Path) -> str:
+    """Return a command that works when pasted here, whether or not an environment is active."""
+    script = Path(sys.executable).with_name("evertrain")
+    if (on_path := shutil.which("evertrain")) and Path(on_path).resolve() == script.resolve():
+        program = "evertrain"
+    else:
+        program = quoted(_relative(script)) if script.exists() else f"{_python()} -m evertrain"
+    return f"{program} -C {quoted(_relative(root))} {command}"
+
+
+def record(screen: Screen, path: Path) -> None:
+    """Write what was seen as an SVG that plays: each line appears at its moment, waits shortened."""
+    svg = screen.recorder.export_svg(title="make demo", clear=False)
+    shown, last, clock = [], 0.0, 0.0
+    for moment in screen.moments:
+        clock += min(moment - last, 1.5)
+        last = moment
+        shown.append(clock)
+
+    def appear(found: re.Match[str]) -> str:
+        number = int(found[2])
+        at = shown[min(number, len(shown) - 1)] if shown else 0.0
+        return f'{found[1]} style="animation: appear 0.2s {at:.2f}s both"{found[3]}'
+
+    svg = re.sub(r'(<text class="[^"]*")(?=[^>]*clip-path="url\(#[^"]*-line-(\d+)\)")([^>]*>)', appear, svg)
+    # Where animations are not played, every line simply stands there.
+    svg = svg.replace("<style>", "<style>@keyframes appear { from { opacity: 0 } to { opacity: 1 } }", 1)
+    path.write_text(svg)
+
+
+def main() -> int:
+    """Run the demo and return the exit code."""
+    root = Path(os.environ.get("DEMO", "demo")).resolve()
+    resume = os.environ.get("KEEP") not in (None, "", "0") and (root / "project.py").is_file()
+    width = None if sys.stdout.isatty() else 1000
+    recorder = Console(record=True, file=io.StringIO(), width=_RECORDED_WIDTH, force_terminal=True, highlight=False)
+    screen = Screen(Console(highlight=False, emoji=False, width=width), recorder)
+    try:
+        code = keep(root, screen) if resume else play(root, screen)
+    except KeyboardInterrupt:
+        screen.line("Interrupted; what was trained serves on.")
+        return 130
+    except (TimeoutError, RuntimeError, EvertrainError, OSError) as error:
+        screen.line(f"The demo stopped: {error}", "red")
+        return 1
+    if not resume:
+        recording = root / "recording.svg"
+        record(screen, recording)
+        screen.line(f"A recording of this: {_relative(recording)}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
