@@ -3,8 +3,6 @@
 usage: python3 scripts/setup.py [GROUP ...]     GROUP: tests, typing
 """
 
-from __future__ import print_function
-
 import hashlib
 import os
 import shutil
@@ -88,7 +86,8 @@ def main():
         return
     base = suitable()
     print(
-        "Setting up .venv, once: about %d packages, 0.8 GB, 20 s to 3 min. Log: .make/setup.log" % (60 if groups else 40)
+        "Setting up .venv, once: about %d packages, 0.8 GB, 20 s to 3 min. Log: .make/setup.log"
+        % (60 if groups else 40)
     )
     if not os.path.isdir(os.path.dirname(LOG)):
         os.makedirs(os.path.dirname(LOG))

@@ -11,7 +11,11 @@ SUITES = {
     "store, decisions, data, trainers, command line": ("about 3 min", None, None),
     "real processes, killed at every step": ("about 3 min, `make test-fast` leaves them out", None, None),
     "kill at every system call": ("part of the above", shutil.which("strace"), "sudo apt install strace"),
-    "notifications through Apprise": ("seconds", importlib.util.find_spec("apprise"), ".venv/bin/pip install -e '.[notify]'"),
+    "notifications through Apprise": (
+        "seconds",
+        importlib.util.find_spec("apprise"),
+        ".venv/bin/pip install -e '.[notify]'",
+    ),
 }
 
 

@@ -49,7 +49,7 @@ class Measured:
 
     score: str
     rows: int
-    challenger: float | None
+    challenger: float | None = None
     champion: float | None = None
     baseline: float | None = None
     losses: dict[str, Losses] = field(default_factory=dict)
@@ -96,17 +96,25 @@ def judge(gate: Gate, measured: Measured, *, correction: bool) -> Verdict:
         return Verdict(
             ItemState.PROMOTED, Method.FIRST, f"first model, {shown} on {_rows(measured.rows)}{warning}", numbers
         )
-    if measured.incomparable or measured.rows < gate.min_holdout:
-        why = measured.incomparable or f"{_rows(measured.rows)} held out, the comparison needs {gate.min_holdout}"
+    if why := _incomparable(gate, measured):
         return Verdict(
             ItemState.PROMOTED, Method.GUARDS, f"not compared with the champion ({why}); the guards passed", numbers
         )
     return _compare(gate, measured, numbers, correction=correction)
 
 
+def _incomparable(gate: Gate, measured: Measured) -> str | None:
+    if measured.incomparable or measured.rows < gate.min_holdout:
+        return measured.incomparable or f"{_rows(measured.rows)}, the comparison needs {gate.min_holdout}"
+    if measured.champion is None or not math.isfinite(measured.champion):
+        # A champion without a score holds nobody back: nothing could ever be shown to be as good.
+        return f"its {measured.score} is not defined on {_rows(measured.rows)}"
+    return None
+
+
 def _compare(gate: Gate, measured: Measured, numbers: dict[str, Any], *, correction: bool) -> Verdict:
     better = scores.improvement(measured.score, measured.champion, measured.challenger)
-    numbers |= {"improvement": better.percent, "improvement_points": better.points}
+    numbers |= _finite({"improvement": better.percent, "improvement_points": better.points})
     facts = (
         f"{_shown(measured.score, measured.challenger)} against {scores.format_score(measured.score, measured.champion)}"
         f"{f' ({better.percent:+.1f} %)' if better.percent is not None else ''} on {_rows(measured.rows)}"
@@ -129,7 +137,8 @@ def _compare(gate: Gate, measured: Measured, numbers: dict[str, Any], *, correct
 def _guard(gate: Gate, measured: Measured) -> str | None:
     if measured.problem:
         return measured.problem
-    if measured.rows and (measured.challenger is None or not math.isfinite(measured.challenger)):
+    # On fewer rows nothing is compared, and a score may be undefined through no fault of the model's: r2 of one row.
+    if measured.rows >= gate.min_holdout and (measured.challenger is None or not math.isfinite(measured.challenger)):
         return f"its {measured.score} is not defined on {_rows(measured.rows)}"
     if gate.beat_baseline and measured.champion_beat_baseline and _beats_baseline(measured) is False:
         return (
@@ -146,6 +155,7 @@ def beats_baseline(measured: Measured) -> bool:
     return bool(_beats_baseline(measured))
 
 
+@np.errstate(all="ignore")
 def _beats_baseline(measured: Measured) -> bool | None:
     own, guess = measured.losses.get("challenger"), measured.losses.get("baseline")
     if own is None or guess is None or own.size < 2:
@@ -156,6 +166,7 @@ def _beats_baseline(measured: Measured) -> bool | None:
     return mean > _BEYOND_LUCK * spread if math.isfinite(mean) else False
 
 
+@np.errstate(all="ignore")
 def _numbers(measured: Measured) -> dict[str, Any]:
     found = {
         "score": measured.score,
@@ -169,7 +180,11 @@ def _numbers(measured: Measured) -> dict[str, Any]:
         gain = old - own
         found["gain"] = float(np.mean(gain))
         found["gain_se"] = float(np.std(gain, ddof=1) / math.sqrt(gain.size))
-    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in found.items()}
+    return _finite(found)
+
+
+def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in numbers.items()}
 
 
 def _shown(score: str, value: float | None) -> str:

@@ -99,11 +99,21 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _plain(value: object) -> Value:
+    if isinstance(value, str) and not _is_utf8(value):
+        raise ValueError(f"{value!r} cannot be the value of a partition key: it is no Unicode text (a lone surrogate)")
     if value is None or isinstance(value, str | bool | int):
         return value
-    if isinstance(value, float):
+    if isinstance(value, float) and not math.isinf(value):
         return None if math.isnan(value) else int(value) if value.is_integer() else value
     if isinstance(value, datetime | date):
-        return value.isoformat()
+        return value.isoformat() if value == value else None  # pandas' NaT is a datetime, too
     raise ValueError(f"{value!r} ({type(value).__name__}) cannot be the value of a partition key")

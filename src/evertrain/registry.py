@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -103,7 +103,7 @@ def settle(
 
     Returns:
         Items whose champion has changed since they were judged; nothing is written for them, they must be judged
-        again.
+        again. Items of a partition that lost its rows meanwhile end as skipped.
 
     Raises:
         StaleAttempt: at least one item is no longer this owner's; nothing at all is written.
@@ -115,19 +115,20 @@ def settle(
     now = {
         row.id: row
         for row in tx.rows(
-            "SELECT id, champion_id, trained, pinned FROM partitions WHERE id IN :ids",
+            "SELECT id, state, champion_id, trained, pinned FROM partitions WHERE id IN :ids",
             ids=[one.partition_id for one in proposals],
         )
     }
-    changed: list[int] = []
+    closings = [*closings, *(_closed(one) for one in proposals if now[one.partition_id].state == "retired")]
+    changed: list[Proposal] = []
     ready: list[tuple[Proposal, ItemState, str]] = []
-    for one in proposals:
+    for one in (one for one in proposals if now[one.partition_id].state == "live"):
         place = now[one.partition_id]
         state, reason = one.verdict.outcome, one.verdict.reason
         if place.champion_id != one.compared_with and place.trained > one.wanted:
             state, reason = ItemState.SUPERSEDED, "a champion that has seen newer data took its place meanwhile"
         elif place.champion_id != one.compared_with:
-            changed.append(one.item_id)
+            changed.append(one)
             continue
         elif one.verdict.promotes and place.pinned:
             state, reason = ItemState.REJECTED, f"would have been promoted ({reason}), but the champion is pinned"
@@ -137,8 +138,12 @@ def settle(
         for one, state, reason in ready
     ]
     items.end_items(tx, owner, [*ends, *(one.end for one in closings)])
+    # Judging again costs a worker's time, which nobody owes for an item that another holds by now.
+    items.check_held(tx, owner, [(one.item_id, one.fence) for one in changed])
     fault_point("settle.after_guard")
-    _store_fits(tx, model_id, [one for one, _, _ in ready])
+    # A run that was cancelled meanwhile gave its item to one that wants it, too.
+    homes = {one: run_id for run_id, ids in items.homes(tx, [end.item_id for end in ends]).items() for one in ids}
+    _store_fits(tx, model_id, [replace(one, run_id=homes[one.item_id]) for one, _, _ in ready])
     promoted = [one for one, state, _ in ready if state is ItemState.PROMOTED]
     _promote(tx, [(one.partition_id, one.item_id, one.verdict.reason) for one in promoted], actor="evertrain")
     demand.consider(
@@ -177,7 +182,13 @@ def settle(
         )
     runs.end_runs(tx, [end.item_id for end in [*ends, *(one.end for one in closings)]])
     fault_point("settle.before_commit")
-    return changed
+    return [one.item_id for one in changed]
+
+
+def _closed(one: Proposal) -> Closing:
+    reason = "the partition has no rows any more"
+    end = items.End(one.item_id, one.fence, ItemState.SKIPPED, reason, None, None, one.seconds, one.cpu_s, one.peak_mb)
+    return Closing(end, one.partition_id, one.wanted, one.input)
 
 
 def _store_fits(tx: Tx, model_id: int, proposals: Sequence[Proposal]) -> None:
@@ -303,7 +314,7 @@ def previous(tx: Tx, partition_id: int, before: int) -> Fit | None:
     """Return the newest earlier fit that served this partition and whose bytes are sound."""
     row = tx.row(
         f"{_FIT} WHERE f.id = (SELECT max(a.fit_id) FROM activations a JOIN fits e ON e.id = a.fit_id"
-        " WHERE a.partition_id = :partition AND a.fit_id < :before AND e.condemned = 0)",
+        f" WHERE a.partition_id = :partition AND a.fit_id < :before AND {_SOUND})",
         partition=partition_id,
         before=before,
     )
@@ -518,6 +529,7 @@ def condemn(tx: Tx, model: str, fit: Fit, reason: str) -> Fit | None:
         reason=reason,
         serving=back.version if back else None,
         partition=fit.partition_id,
+        champion=back.id if back is not None and is_champion else None,
     )
     return back
 

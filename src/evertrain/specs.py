@@ -56,7 +56,7 @@ def config_error(where: str, error: ValidationError) -> ConfigError:
     if first["type"] in ("missing", "missing_argument"):
         return ConfigError(name, "missing", "a value")
     cause = first.get("ctx", {}).get("error")
-    allowed = str(cause) if cause else first["msg"].removeprefix("Input should be ")
+    allowed = str(cause) if cause else re.sub("^(Input should be|String should have) ", "", first["msg"])
     return ConfigError(name, first["input"], allowed)
 
 
@@ -81,9 +81,13 @@ def parse_duration(value: object) -> timedelta:
     allowed = "a duration such as '2s', '10m', '24h' or '90d'"
     if isinstance(value, timedelta):
         found = value
-    elif isinstance(value, str) and re.fullmatch(r"(\d+(\.\d+)?\s*[smhdw]\s*)+", value.strip()):
-        parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhdw])", value)
-        found = timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    elif isinstance(value, str) and re.fullmatch(r"([0-9]+(\.[0-9]+)?\s*[smhdw]\s*)+", value.strip()):
+        parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)\s*([smhdw])", value)
+        try:
+            # Part by part: one sum of seconds would round the small ones away.
+            found = sum((timedelta(seconds=float(number) * _UNITS[unit]) for number, unit in parts), timedelta(0))
+        except OverflowError:
+            raise ValueError(f"{allowed}, of at most {timedelta.max.days} days") from None
     else:
         raise ValueError(allowed)
     if found < timedelta(0):
@@ -97,13 +101,14 @@ def format_duration(value: timedelta) -> str:
     >>> format_duration(timedelta(hours=36))
     '1d12h'
     """
-    left, parts = value.total_seconds(), []
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+    parts = [f"{value.days}d"] if value.days else []
+    left = value.seconds
+    for unit, size in (("h", 3600), ("m", 60)):
         if left >= size:
-            parts.append(f"{int(left // size)}{unit}")
+            parts.append(f"{left // size}{unit}")
             left %= size
-    if left or not parts:
-        parts.append(f"{left:g}s")
+    if left or value.microseconds or not parts:
+        parts.append(f"{left}.{value.microseconds:06}".rstrip("0").rstrip(".") + "s")
     return "".join(parts)
 
 
@@ -127,7 +132,7 @@ def parse_share(value: object) -> float:
     0.05
     """
     allowed = "a share such as '5%' or 0.05, from 0 to 1"
-    if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value)):
+    if isinstance(value, str) and (found := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%\s*", value)):
         number = float(found[1]) / 100
     elif isinstance(value, int | float) and not isinstance(value, bool):
         number = float(value)
@@ -162,15 +167,24 @@ def parse_import_path(value: object) -> str:
 
 
 def _parse_features(value: object) -> object:
-    if isinstance(value, str):
-        return parse_import_path(value)
-    return _text_tuple(value)
+    if value is None or isinstance(value, str):
+        return value if value is None else parse_import_path(value)
+    found = _text_tuple(value)
+    if not found or not isinstance(found, tuple) or any(one in found[:at] for at, one in enumerate(found)):
+        raise ValueError("column names, at least one and each once, or an import path such as 'features:build'")
+    return found
 
 
 def _text_tuple(value: object) -> object:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ValueError("a list of column names")
+        raise ValueError("a list of names")
     return tuple(value)
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a whole number")
+    return value
 
 
 def _parse_dimensions(value: object) -> object:
@@ -182,10 +196,28 @@ def _parse_dimensions(value: object) -> object:
 
 
 def _parse_url(value: object) -> str:
-    if not isinstance(value, str) or not re.match(r"env:[A-Za-z_]\w*$|[a-z][a-z0-9+.-]*:", value):
+    if not isinstance(value, str) or not re.fullmatch(
+        r"env:[A-Za-z_][A-Za-z0-9_]*|(?!env:)[a-z][a-z0-9+._-]*:.+", value
+    ):
         raise ValueError("a database URL such as 'sqlite:///shop.db', or 'env:NAME' to read it from a variable")
-    if re.match(r"[a-z0-9+.-]+://[^/@]*:[^/@]+@", value):
-        raise ValueError("a URL without a password; put the whole URL into a variable and declare 'env:NAME'")
+    return _without_password("SqlQuery.url", value)
+
+
+def _parse_channel(value: object) -> object:
+    return _without_password("Message.url", value) if isinstance(value, str) else value
+
+
+# As SQLAlchemy divides a URL: the name ends at the first colon, the password at the "@".
+_PASSWORD = re.compile(r"(?P<before>[^:/]+://[^:/@]*:)[^@]+(?P<behind>@.*)", re.DOTALL)
+_SECRET = re.compile(r"([?&;](?:password|passwd|pwd|token|secret)=)[^&;]+", re.IGNORECASE)
+
+
+def _without_password(name: str, value: str) -> str:
+    hidden = _SECRET.sub(r"\1***", _PASSWORD.sub(r"\g<before>***\g<behind>", value))
+    if hidden != value:  # the message must not carry on what it complains about
+        raise ConfigError(
+            name, hidden, "a URL without a password; put the whole URL into a variable and declare 'env:NAME'"
+        )
     return value
 
 
@@ -195,8 +227,9 @@ Name = Annotated[str, BeforeValidator(parse_name)]
 ImportPath = Annotated[str, BeforeValidator(parse_import_path)]
 Columns = Annotated[tuple[str, ...], BeforeValidator(_text_tuple)]
 Url = Annotated[str, BeforeValidator(_parse_url)]
+ChannelUrl = Annotated[str, Field(min_length=1), BeforeValidator(_parse_channel)]
 Text = Annotated[str, Field(min_length=1)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1), BeforeValidator(_no_truth)]
 
 
 class Auto(StrEnum):
@@ -459,6 +492,10 @@ class MaxAge:
     limit: Duration
     kind: Literal["age"] = "age"
 
+    def __post_init__(self) -> None:
+        if not self.limit:  # every champion would be too old at once, and so would be the next
+            raise ConfigError("max_age", format_duration(self.limit), "a duration longer than nothing")
+
 
 @spec
 class Schedule:
@@ -607,7 +644,7 @@ class ModelSpec:
     source: Name
     target: Text
     trainer: AnyTrainer
-    features: Annotated[tuple[str, ...] | str | None, BeforeValidator(lambda v: v and _parse_features(v))] = None
+    features: Annotated[tuple[str, ...] | str | None, BeforeValidator(_parse_features)] = None
     scores: Columns = ()
     gate: Gate = Gate()
     triggers: tuple[AnyTrigger, ...] = (DataChange(),)
@@ -629,8 +666,12 @@ class ModelSpec:
         for kept in self.rollups or ():
             if unknown := [name for name in kept if name not in names]:
                 raise UnknownName("rollups", unknown[0], names)
+            if len(set(kept)) < len(kept):
+                raise ConfigError("rollups", list(kept), "each dimension once")
             if len(kept) >= len(names):
                 raise ConfigError("rollups", list(kept), "lists that drop at least one dimension")
+        if len({frozenset(kept) for kept in self.rollups or ()}) < len(self.rollups or ()):
+            raise ConfigError("rollups", [list(kept) for kept in self.rollups or ()], "each rollup once")
         if len(set(names)) < len(names):
             raise ConfigError("partition_by", names, "each column once")
         if self.target in names:
@@ -639,6 +680,9 @@ class ModelSpec:
             raise ConfigError("holdout", self.holdout, "a share between 0 and 1")
         if isinstance(self.features, tuple) and self.target in self.features:
             raise ConfigError("features", self.target, "columns other than the target")
+        for name, limit in (("deadline", self.deadline), ("window", self.window)):
+            if limit is not None and not limit:
+                raise ConfigError(name, format_duration(limit), "a duration longer than nothing")
 
     @property
     def dimensions(self) -> list[str]:
@@ -668,7 +712,7 @@ class Message:
         on: which runs: "all", or only those that "changed" the champion or failed.
     """
 
-    url: Text
+    url: ChannelUrl
     on: Literal["all", "changed"] = "changed"
     kind: Literal["message"] = "message"
 
@@ -711,6 +755,12 @@ class ProjectSpec:
                 raise UnknownName(f"models.{name}.source", model.source, self.sources)
             if model.name != name:
                 raise ConfigError(f"models.{name}.name", model.name, name)
+            if model.window is not None and self.sources[model.source].time is None:
+                raise ConfigError(
+                    f"models.{name}.window",
+                    format_duration(model.window),
+                    "a window only where the source declares time=",
+                )
             if isinstance(model.trainer, Inline) and self.executor != "inline":
                 raise ConfigError(
                     f"models.{name}.trainer",

@@ -179,7 +179,7 @@ def retry_failed(opened: Opened, run_id: int, actor: str) -> Asked:
         run = runs.run_row(tx, run_id)
         keys = [KeyText(key) for key in runs.failed_partitions(tx, run_id)]
         if not keys:
-            raise Conflict(f"nothing failed in run {run_id}; it {run.state}")
+            raise Conflict(f"nothing failed in run {run_id} that could be trained again; it {run.state}")
         request = demand.Request(Cause.MANUAL, f"retry of what failed in run {run_id}", actor, forced=True)
         demand.want(tx, run.model_id, run.model, request, keys)
         new_id, made = plan_model(tx, run.model_id)

@@ -17,7 +17,7 @@ from evertrain.control.opened import Opened, zone_of
 from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
 from evertrain.partitions import KeyText, decode, label
-from evertrain.sources.index import leaves
+from evertrain.sources.index import complete, leaves
 from evertrain.specs import Auto, Cause, Environment, MaxAge, ProjectSpec, ScoreDrop, encode
 from evertrain.states import ItemState
 from evertrain.store import champions, decisions, demand, models, runs, schedules, sources
@@ -174,7 +174,7 @@ def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memor
         ]
     for model, trigger in own:
         name = f"score:{model.name}"
-        if name in memory.under_way or model.extract is None:
+        if name in memory.under_way or not complete(model.extract):
             continue
         with opened.store.read() as tx:
             rows = champions.with_news(tx, model.id, _CHECKED_AT_ONCE)

@@ -44,10 +44,18 @@ class LeaseKeeper:
         except EvertrainError:
             self.lost = self.lost or time.monotonic() - self._beaten > self.lease_s - 2 * self.beat_s
 
-    def close(self) -> None:
-        """Stop beating and end the lease in good order, if it still holds."""
+    def stop(self) -> None:
+        """Stop beating; the lease holds on until its time is over."""
         self._stop.set()
         self._thread.join(timeout=self.beat_s)
+
+    def end(self) -> None:
+        """End the lease in good order, if it still holds; its owner holds no item any more."""
         if not self.lost:
             with self.store.write() as tx:
                 leases.end(tx, self.owner)
+
+    def close(self) -> None:
+        """Stop beating and end the lease."""
+        self.stop()
+        self.end()

@@ -7,8 +7,11 @@ files and models are met in workers alone.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,17 +22,17 @@ import numpy as np
 from evertrain import gate, registry, watch
 from evertrain.artifacts import Artifacts, Place
 from evertrain.config import Home, Settings
-from evertrain.errors import ArtifactError, EvertrainError, StaleAttempt
+from evertrain.errors import ArtifactError, Conflict, EvertrainError, StaleAttempt, StoreError
 from evertrain.events import Kind
 from evertrain.executors.jobs import Executor, Job, Lost, Message
 from evertrain.executors.lease import LeaseKeeper
 from evertrain.faults import fault_point
 from evertrain.partitions import KeyText
 from evertrain.sources import read
-from evertrain.sources.index import Leaf, leaves
+from evertrain.sources.index import Leaf, complete, leaves
 from evertrain.specs import Cause, ProjectSpec, encode
 from evertrain.states import ItemState
-from evertrain.store import champions, items, models
+from evertrain.store import champions, items, leases, models
 from evertrain.store.connect import Record, Store, Tx
 from evertrain.trainers.make import family
 
@@ -69,11 +72,14 @@ class Supervisor:
         self.artifacts = Artifacts(home.artifacts)
         self.draining = False
         self.keeper = LeaseKeeper(store, lease_s=settings.lease_s, beat_s=settings.beat_s)
+        self._claimed: deque[items.Claim] = deque()
         self._held: list[_Batch] = []
         self._readings: dict[str, Job] = {}
         self._jobs: list[Job] = []
+        self._inbox: deque[tuple[Job, Message | Lost]] = deque()
         self._looked = self._told = 0.0
         self._make_folders()
+        _sweep(home.scratch)
 
     @property
     def owner(self) -> str:
@@ -84,19 +90,24 @@ class Supervisor:
         return self.home.scratch / self.owner
 
     def _make_folders(self) -> None:
-        for folder in (self.home.folder, self.home.extracts, self.scratch, self.artifacts.folder):
+        for folder in (self.home.folder, self.home.extracts, self.home.scratch, self.artifacts.folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._scratch_lock = _own(self.scratch)
+
+    def _remove_scratch(self) -> None:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        os.close(self._scratch_lock)
 
     @property
     def busy(self) -> bool:
         """Whether anything is under way here."""
-        return bool(self._jobs or self._held)
+        return bool(self._jobs or self._held or self._claimed)
 
     @property
     def training(self) -> int:
         """How many items are under way here."""
         batches = [job.purpose for job in self._jobs if isinstance(job.purpose, _Batch)]
-        return sum(len(batch.open) for batch in [*batches, *self._held])
+        return sum(len(batch.open) for batch in [*batches, *self._held]) + sum(len(one.items) for one in self._claimed)
 
     # --- one step ---------------------------------------------------------------------------------------------
 
@@ -104,26 +115,43 @@ class Supervisor:
         """Take what arrived, write it, and hand out what is ready; returns after at most about `timeout_s`."""
         if self.keeper.lost:
             self._abandon()
-        for job, message in self.executor.poll(timeout_s if self._jobs else 0):
-            self._handle(job, message)
+        self._inbox += self.executor.poll(timeout_s if self._jobs and not self._inbox else 0)
+        while self._inbox:
+            job, message = self._inbox.popleft()
+            try:
+                self._handle(job, message)
+            except StoreError:
+                # Nothing was written. No result is lost to a disk that is full or a store that is busy: it waits
+                # here until it can be written, or until the lease is lost.
+                self._inbox.appendleft((job, message))
+                raise
+            except EvertrainError:
+                self._end_job(job, message)
+                raise
+            self._end_job(job, message)
         self._cancel_asked()
         if not self.draining:
             self._take()
 
     def _handle(self, job: Job, message: Message | Lost) -> None:
+        if job not in self._jobs:
+            return  # it was abandoned
         if isinstance(message, Lost):
-            self._end_job(job)
             self._lost(job, message)
         elif isinstance(job.purpose, _Batch):
-            self._on_batch(job, job.purpose, message)
+            self._on_batch(job.purpose, message)
         elif isinstance(job.purpose, _Reading):
-            self._on_reading(job, job.purpose, message)
+            self._on_reading(job.purpose, message)
         else:
             self._on_answer(job, message)
 
-    def _end_job(self, job: Job) -> None:
-        if job in self._jobs:
+    def _end_job(self, job: Job, last: Message | Lost) -> None:
+        if job in self._jobs and (isinstance(last, Lost) or last["type"] in ("done", "error")):
             self._jobs.remove(job)
+
+    def _check_lease(self) -> None:
+        with self.store.read() as tx:
+            leases.check(tx, self.owner)
 
     def _start(self, job: Job) -> None:
         self._jobs.append(job)
@@ -149,14 +177,9 @@ class Supervisor:
         return True
 
     def _on_answer(self, job: Job, message: Message) -> None:
-        if message["type"] in ("begin", "progress"):
-            return
-        if message["type"] == "done":
-            self._end_job(job)
-            return
-        if message["type"] == "error":
-            self._end_job(job)
-        job.purpose(message)
+        if message["type"] not in ("begin", "progress", "done"):
+            self._check_lease()  # an answer that outlived its lease tells of a state long gone
+            job.purpose(message)
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -177,28 +200,27 @@ class Supervisor:
         self._readings[name] = job
         self._start(job)
 
-    def _on_reading(self, job: Job, reading: _Reading, message: Message) -> None:
+    def _on_reading(self, reading: _Reading, message: Message) -> None:
         if message["type"] == "done":
-            self._end_job(job)
             return
-        if message["type"] == "error":
-            self._end_job(job)
-        self._readings.pop(reading.name, None)
+        if damaged := [one for one in message.get("models", {}).values() if not complete(one)]:
+            message = {"type": "error", "reason": f"its copy {Path(damaged[0]['path']).name} was lost or damaged"}
         with self.store.write() as tx:
+            leases.check(tx, self.owner)  # what was read before a long sleep is older than what others applied since
             if message["type"] == "error":
                 watch.failed(tx, reading.project, reading.name, str(message["reason"]).removeprefix("DataError: "))
             else:
                 watch.apply(tx, reading.project, reading.name, message, reading.task, force=reading.force)
+        self._readings.pop(reading.name, None)
         self._sweep_extracts()
         for answer in reading.answers:
             answer(message)
-        waiting = [batch for batch in self._held if batch.model.spec.source == reading.name]
-        self._held = [batch for batch in self._held if batch not in waiting]
-        for batch in waiting:
+        for batch in [one for one in self._held if one.model.spec.source == reading.name]:
             if message["type"] == "error":
                 self._skip(batch, str(message["reason"]).removeprefix("DataError: "))
             else:
-                self._begin(batch.claim)
+                self._claimed.append(batch.claim)
+            self._held.remove(batch)
 
     def _sweep_extracts(self) -> None:
         """Remove copies of rows that neither the store nor a job of this process needs."""
@@ -215,6 +237,7 @@ class Supervisor:
     # --- taking items -----------------------------------------------------------------------------------------
 
     def _take(self) -> None:
+        self._begin_claimed()
         while self.executor.free("work") - len(self._held) > 0:
             with self.store.read() as tx:
                 if not items.any_ready(tx):
@@ -224,7 +247,13 @@ class Supervisor:
             if claim is None:
                 return
             fault_point("claim.after_commit")
-            self._begin(claim)
+            self._claimed.append(claim)
+            self._begin_claimed()
+
+    def _begin_claimed(self) -> None:
+        while self._claimed:
+            self._begin(self._claimed[0])  # a store that fails now finds it here the next time
+            self._claimed.popleft()
 
     def _begin(self, claim: items.Claim) -> None:
         """Hand claimed items out, after a fresh read of their source where one is owed."""
@@ -241,14 +270,14 @@ class Supervisor:
         if self._usable(model, stat, max(item.wanted for item in claim.items)):
             self._dispatch(batch, project)
         else:
-            self._held.append(batch)
             self.read_source(model.spec.source, force=any(item.forced for item in claim.items))
+            self._held.append(batch)
 
     @staticmethod
     def _usable(model: models.Model, stat: str | None, wanted: int) -> bool:
         """Return whether the last copy of the rows is as new as what is wanted, or the source unchanged since."""
         extract = model.extract
-        if extract is None or not Path(extract["path"]).exists() or extract["recipe"] != model.recipe:
+        if extract is None or not complete(extract) or extract["recipe"] != model.recipe:
             return False
         return bool(extract["commit"] >= wanted or (stat is not None and extract["stat"] == stat))
 
@@ -331,37 +360,50 @@ class Supervisor:
 
     # --- results ----------------------------------------------------------------------------------------------
 
-    def _on_batch(self, job: Job, batch: _Batch, message: Message) -> None:
+    def _on_batch(self, batch: _Batch, message: Message) -> None:
         if message["type"] == "pack":
             self._settle(batch, message)
         elif message["type"] == "progress":
             self._tell(batch, message)
         elif message["type"] == "error":
-            self._end_job(job)
-            reason = str(message["reason"])
-            self._close(
-                batch,
-                list(batch.open.values()),
-                ItemState.FAILED,
-                reason,
-                error_class=reason.partition(":")[0],
-                error=message.get("error"),
-            )
+            self._failed(batch, message)
         elif message["type"] == "done":
-            self._end_job(job)
             self._release(batch)
+
+    def _failed(self, batch: _Batch, message: Message) -> None:
+        """End what is open of a batch that failed as a whole, or repeat it where trying again may help."""
+        reason, error = str(message["reason"]), message.get("error")
+        result = {"reason": reason, "error_class": reason.partition(":")[0], "error": error}
+        if message.get("retryable"):
+            ends = [self._end_of(item, ItemState.FAILED, result) for item in batch.open.values()]
+            self._retry(batch, ends, crashed=False)
+        else:
+            self._close(batch, list(batch.open.values()), ItemState.FAILED, result)
 
     def _settle(self, batch: _Batch, message: Message) -> None:
         results = [one for one in message["results"] if one["item"] in batch.open]
-        artifact, size = ("", 0)
-        if message["path"]:
-            artifact, size = self.artifacts.take(Path(message["path"]))
+        artifact, size, losses, problem = "", 0, np.empty(0), ""
+        try:
+            if message["losses"]:
+                losses = np.fromfile(message["losses"], dtype="<f8")
+            if message["path"]:
+                # Taken once: a message whose writing failed comes here again.
+                message["taken"] = message.get("taken") or self.artifacts.take(Path(message["path"]))
+                artifact, size = message["taken"]
+        except OSError as error:
+            # A failed flush is final for these bytes: they are made anew by the next try.
+            problem = f"its model could not be stored: {error.strerror or error}"
+            with contextlib.suppress(OSError):
+                Path(message["path"] or message["losses"]).unlink(missing_ok=True)
         fault_point("settle.after_artifact")
-        losses = np.fromfile(message["losses"], dtype="<f8") if message["losses"] else np.empty(0)
         proposals, closings, retries = [], [], []
         for result in results:
             item = batch.open[result["item"]]
-            if result["state"] == "fitted":
+            if result["state"] == "fitted" and problem:
+                retries.append(
+                    self._end_of(item, ItemState.FAILED, {**result, "reason": problem, "error_class": "storage"})
+                )
+            elif result["state"] == "fitted":
                 proposals.append(self._proposal(batch, item, result, artifact, size, losses))
             elif result["state"] == "failed" and result["retryable"]:
                 retries.append(self._end_of(item, ItemState.FAILED, result))
@@ -374,10 +416,11 @@ class Supervisor:
                         batch.seen.get(item.id),
                     )
                 )
-        if message["losses"]:
-            Path(message["losses"]).unlink(missing_ok=True)
         self._write(batch, proposals, closings)
         self._retry(batch, retries, crashed=False)
+        if message["losses"]:
+            with contextlib.suppress(OSError):
+                Path(message["losses"]).unlink(missing_ok=True)
 
     def _proposal(
         self, batch: _Batch, item: Record, result: Message, artifact: str, size: int, losses: Any
@@ -447,7 +490,7 @@ class Supervisor:
             with self.store.write() as tx:
                 changed = registry.settle(tx, self.artifacts, self.owner, batch.claim.model_id, proposals, closings)
             fault_point("settle.after_commit")
-        except (StaleAttempt, ArtifactError) as error:
+        except (Conflict, ArtifactError) as error:
             if number > 1:
                 for proposal in proposals:
                     self._write(batch, [proposal], [])
@@ -465,14 +508,17 @@ class Supervisor:
     def _late(self, batch: _Batch, ids: Sequence[int], error: Exception) -> None:
         """Give up on results that may not be written: cancelled items end so, others are somebody else's now."""
         for item_id in ids:
-            item = batch.open.pop(item_id, None)
+            item = batch.open.get(item_id)
             if item is None:
                 continue
             with contextlib.suppress(StaleAttempt), self.store.write() as tx:
                 if isinstance(error, ArtifactError):
                     items.release_items(tx, self.owner, [(item.id, item.fence)])
                 elif item.id in items.cancelled_items(tx, self.owner):
-                    self._finish_cancelled(tx, batch, item)
+                    self._finish(tx, batch, item, ItemState.CANCELLED, "cancelled by a person")
+                elif not isinstance(error, StaleAttempt):  # its partition was retired while it was trained
+                    self._finish(tx, batch, item, ItemState.SKIPPED, str(error))
+            batch.open.pop(item_id)
 
     def _judge_again(self, batch: _Batch, proposals: Sequence[registry.Proposal]) -> None:
         """Judge fits against champions that came meanwhile; nothing is fitted again."""
@@ -512,25 +558,22 @@ class Supervisor:
     # --- ends without a result --------------------------------------------------------------------------------
 
     def _skip(self, batch: _Batch, reason: str, only: Sequence[Record] | None = None) -> None:
-        self._close(batch, list(only or batch.open.values()), ItemState.SKIPPED, reason)
+        self._close(batch, list(only or batch.open.values()), ItemState.SKIPPED, {"reason": reason})
 
-    def _close(self, batch: _Batch, closing: Sequence[Record], state: ItemState, reason: str, **result: Any) -> None:
+    def _close(self, batch: _Batch, closing: Sequence[Record], state: ItemState, result: Mapping[str, Any]) -> None:
         self._write(
             batch,
             [],
             [
                 registry.Closing(
-                    self._end_of(item, state, {"reason": reason, **result}),
-                    item.partition_id,
-                    item.wanted,
-                    batch.seen.get(item.id),
+                    self._end_of(item, state, result), item.partition_id, item.wanted, batch.seen.get(item.id)
                 )
                 for item in closing
             ],
         )
 
-    def _finish_cancelled(self, tx: Tx, batch: _Batch, item: Record) -> None:
-        end = items.End(item.id, item.fence, ItemState.CANCELLED, "cancelled by a person")
+    def _finish(self, tx: Tx, batch: _Batch, item: Record, state: ItemState, reason: str) -> None:
+        end = items.End(item.id, item.fence, state, reason)
         closing = registry.Closing(end, item.partition_id, item.wanted, None)
         registry.settle(tx, self.artifacts, self.owner, batch.claim.model_id, [], [closing])
 
@@ -538,9 +581,9 @@ class Supervisor:
         if not ends:
             return
         for end in ends:
-            batch.open.pop(end.item_id, None)
             with contextlib.suppress(StaleAttempt), self.store.write() as tx:
                 items.retry_items(tx, self.owner, [end], delay_s=_RETRY_S, crashed=crashed)
+            batch.open.pop(end.item_id, None)
 
     def _release(self, batch: _Batch) -> None:
         if batch.open:
@@ -550,25 +593,29 @@ class Supervisor:
 
     def _lost(self, job: Job, lost: Lost) -> None:
         if isinstance(job.purpose, _Reading):
-            self._on_reading(job, job.purpose, {"type": "error", "reason": f"reading it failed: {lost.reason}"})
+            self._on_reading(job.purpose, {"type": "error", "reason": f"reading it failed: {lost.reason}"})
         elif isinstance(job.purpose, _Batch):
             self._lost_batch(job, job.purpose, lost)
         else:
+            self._check_lease()
             job.purpose(lost)
 
     def _lost_batch(self, job: Job, batch: _Batch, lost: Lost) -> None:
         """Charge the item in progress alone; the others go back unharmed."""
         item = batch.open.get(job.item) if job.item is not None else None
-        if item is None and len(batch.open) == 1:
-            item = next(iter(batch.open.values()))
+        if item is None and (job.item is None or len(batch.open) == 1):
+            # It died on the way to the first: were nobody charged, a trainer that cannot be imported would be tried
+            # without end.
+            item = next(iter(batch.open.values()), None)
         if item is not None:
             if lost.error_class == "cancelled":
                 with contextlib.suppress(StaleAttempt), self.store.write() as tx:
-                    if item.id in items.cancelled_items(tx, self.owner):
-                        batch.open.pop(item.id)
-                        self._finish_cancelled(tx, batch, item)
+                    if ours := item.id in items.cancelled_items(tx, self.owner):
+                        self._finish(tx, batch, item, ItemState.CANCELLED, "cancelled by a person")
+                if ours:
+                    batch.open.pop(item.id)
             elif lost.error_class == "deadline":
-                self._close(batch, [item], ItemState.FAILED, lost.reason, error_class="deadline")
+                self._close(batch, [item], ItemState.FAILED, {"reason": lost.reason, "error_class": "deadline"})
             else:
                 end = items.End(item.id, item.fence, ItemState.FAILED, lost.reason, lost.error_class)
                 self._retry(batch, [end], crashed=True)
@@ -591,6 +638,7 @@ class Supervisor:
         self._told = time.monotonic()
         # Telling is worth less than working: a busy store loses a line of progress, never a result.
         with contextlib.suppress(EvertrainError), self.store.write() as tx:
+            leases.check(tx, self.owner)
             tx.event(
                 Kind.ITEM_PROGRESS,
                 model=batch.model.name,
@@ -609,12 +657,13 @@ class Supervisor:
         deadline = time.monotonic() + 15
         while self._jobs and time.monotonic() < deadline:
             for job, message in self.executor.poll(0.1):
-                if isinstance(message, Lost) or message["type"] in ("done", "error"):
-                    self._end_job(job)
+                self._end_job(job, message)
         self._jobs.clear()
+        self._inbox.clear()
+        self._claimed.clear()
         self._held.clear()
         self._readings.clear()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._remove_scratch()
         self.keeper.close()
         self.keeper = LeaseKeeper(self.store, lease_s=self.settings.lease_s, beat_s=self.settings.beat_s)
         self._make_folders()
@@ -624,20 +673,56 @@ class Supervisor:
         self.draining = True
         deadline = time.monotonic() + seconds
         while self._jobs and time.monotonic() < deadline and not self.keeper.lost:
-            self.step()
+            try:
+                self.step()
+            except StoreError:  # it may work again before the time is over
+                time.sleep(0.1)
 
     def close(self) -> None:
         """Give back what is still held, end the children and the lease."""
         self.draining = True
         self.executor.close()
+        self.keeper.stop()
         with contextlib.suppress(EvertrainError):
             for batch in [*self._held, *(job.purpose for job in self._jobs if isinstance(job.purpose, _Batch))]:
                 self._release(batch)
+            with self.store.write() as tx:
+                items.release_items(
+                    tx, self.owner, [(one.id, one.fence) for claim in self._claimed for one in claim.items]
+                )
+            # Only an owner that holds nothing may end its lease: one that ran out is reaped, one that ended is not.
+            self.keeper.end()
+        self._claimed.clear()
         self._held.clear()
         self._jobs.clear()
-        with contextlib.suppress(EvertrainError):
-            self.keeper.close()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self._inbox.clear()
+        self._remove_scratch()
+
+
+def _own(folder: Path) -> int:
+    """Make a folder that is locked while this process lives, and return the handle of the lock."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            with contextlib.suppress(OSError):  # without locks nothing is swept
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if folder.stat().st_ino == os.fstat(handle).st_ino:
+                    return handle
+            os.close(handle)  # another process swept it between the two lines above
+
+
+def _sweep(scratch: Path) -> None:
+    """Remove the folders of processes that are gone: nobody holds their lock any more."""
+    for folder in scratch.iterdir():
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 def _promoted_score(champion: registry.Fit | None, score: str) -> float | None:

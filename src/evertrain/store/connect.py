@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, TextClause, bindparam, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import QueuePool
 
 from evertrain.clock import Clock, SystemClock, to_text
@@ -153,12 +153,12 @@ class Store:
         try:
             with self._engine.connect().execution_options(begin=begin) as connection, connection.begin():
                 yield Tx(connection, self.clock.now(), self.clock.boottime(), self.clock.boot_id, actor or self.actor)
-        except OperationalError as error:
-            raise _translate(error, self.path) from error
         except IntegrityError:
             raise
         except DBAPIError as error:
-            raise StoreError(f"{self.path.name}: {error.orig}") from error
+            raise _translate(str(error.orig), self.path) from error
+        except sqlite3.Error as error:  # while a connection was being opened: SQLAlchemy does not wrap those
+            raise _translate(str(error), self.path) from error
 
     def checkpoint(self) -> None:
         """Move the WAL into the database and empty it, when nobody else is reading or writing."""
@@ -239,8 +239,7 @@ def _statement(sql: str, params: Mapping[str, Any]) -> TextClause:
     return _prepared(sql, tuple(name for name, value in params.items() if isinstance(value, list)))
 
 
-def _translate(error: OperationalError, path: Path) -> StoreError:
-    message = str(error.orig)
+def _translate(message: str, path: Path) -> StoreError:
     if "locked" in message or "busy" in message:
         return StoreBusy(f"{path.name} is being written by another process; try again in a moment")
     if "full" in message:

@@ -141,8 +141,10 @@ def models_to_plan(tx: Tx) -> list[int]:
     return [
         row[0]
         for row in tx.rows(
-            "SELECT id FROM models WHERE wanted > planned AND retired_at IS NULL UNION"
-            " SELECT model_id FROM partitions WHERE wanted > planned AND state = 'live'"
+            "SELECT m.id FROM models m WHERE m.wanted > m.planned AND m.retired_at IS NULL"
+            " AND EXISTS (SELECT 1 FROM partitions p WHERE p.model_id = m.id AND p.state = 'live') UNION"
+            " SELECT p.model_id FROM partitions p JOIN models m ON m.id = p.model_id"
+            " WHERE p.wanted > p.planned AND p.state = 'live' AND m.retired_at IS NULL"
         )
     ]
 

@@ -20,6 +20,10 @@ from evertrain.store.connect import Record, Tx
 
 MAX_CHILD_CRASHES = 2
 MAX_LOST_WORKERS = 3
+_LONGEST_DELAY_S = 600.0
+
+# No item waits longer than that, so a later moment is one of a wall clock that was set back since.
+_COME = "(available_at <= :now OR available_at > :latest)"
 
 _MINE = (
     "id = :id AND owner = :owner AND fence = :fence AND state = 'running' AND EXISTS"
@@ -61,13 +65,14 @@ def claim(tx: Tx, owner: str, *, most: int, seconds: float) -> Claim | None:
     if tx.value("SELECT 1 FROM settings WHERE name = 'paused'"):
         return None
     ready = (
-        "i.state = 'waiting' AND i.available_at <= :now AND NOT EXISTS"
+        f"i.state = 'waiting' AND {_COME} AND NOT EXISTS"
         " (SELECT 1 FROM items r WHERE r.partition_id = i.partition_id AND r.state = 'running')"
     )
     top = tx.row(
         "SELECT i.id, i.model_id, i.crashes, m.seconds_each FROM items i JOIN models m ON m.id = i.model_id"
         f" WHERE {ready} AND m.paused = 0 ORDER BY i.priority DESC, i.id LIMIT 1",
         now=tx.now_text,
+        latest=_latest(tx),
     )
     if top is None:
         return None
@@ -81,6 +86,7 @@ def claim(tx: Tx, owner: str, *, most: int, seconds: float) -> Claim | None:
                 " ORDER BY i.priority DESC, i.id LIMIT :size",
                 model=top.model_id,
                 now=tx.now_text,
+                latest=_latest(tx),
                 size=size,
             )
         ]
@@ -107,6 +113,10 @@ def claim(tx: Tx, owner: str, *, most: int, seconds: float) -> Claim | None:
     for run_id, ids in by_run.items():
         tx.event(Kind.ITEMS_CLAIMED, run_id=run_id, items=ranges(ids), owner=owner, fence=fence)
     return Claim(owner, fence, top.model_id, items)
+
+
+def _latest(tx: Tx) -> str:
+    return to_text(tx.now + timedelta(seconds=_LONGEST_DELAY_S))
 
 
 def _batch_size(seconds_each: float | None, most: int, seconds: float) -> int:
@@ -160,6 +170,21 @@ def end_items(tx: Tx, owner: str, ends: Sequence[End]) -> None:
         )
 
 
+def check_held(tx: Tx, owner: str, held: Sequence[tuple[int, int]]) -> None:
+    """Raise `StaleAttempt` unless the owner may write the ends of all these items (id, fence) now."""
+    for item_id, fence in held:
+        mine = tx.value(
+            f"SELECT 1 FROM items WHERE {_MINE} AND cancel_requested = 0",
+            id=item_id,
+            owner=owner,
+            fence=fence,
+            boot=tx.boot_id,
+            boottime=tx.boottime,
+        )
+        if not mine:
+            raise StaleAttempt(f"item {item_id} is no longer held by {owner[:8]}")
+
+
 def homes(tx: Tx, items: Sequence[int]) -> dict[int, list[int]]:
     """Return the items by the run whose version they belong to."""
     found: dict[int, list[int]] = {}
@@ -195,7 +220,7 @@ def retry_items(tx: Tx, owner: str, ends: Sequence[End], *, delay_s: float, cras
             fence=end.fence,
             crashed=int(crashed),
             most_crashes=MAX_CHILD_CRASHES,
-            later=to_text(tx.now + timedelta(seconds=delay_s * 2 ** max(0, _attempt(tx, end.item_id) - 1))),
+            later=to_text(tx.now + timedelta(seconds=_delay(delay_s, _attempt(tx, end.item_id)))),
             reason=end.reason,
             error_class=end.error_class,
             error=end.error,
@@ -224,6 +249,10 @@ def retry_items(tx: Tx, owner: str, ends: Sequence[End], *, delay_s: float, cras
         if state != ItemState.WAITING:
             _finish(tx, end.item_id, row.partition_id, row.wanted, state, end.reason)
     return states
+
+
+def _delay(first_s: float, attempt: int) -> float:
+    return min(_LONGEST_DELAY_S, first_s * 2.0 ** max(0, attempt - 1))
 
 
 def _attempt(tx: Tx, item_id: int) -> int:
@@ -260,20 +289,20 @@ def reap(tx: Tx) -> int:
     """Take back the items of owners that are gone, and return how many.
 
     Their process, not the item, is the likely culprit, so an item is dead only after it was lost three times, the
-    last time while it ran alone; a restart of the machine counts for nothing.
+    last time while it ran alone; a restart of the machine, or a worker that ended in good order, counts for nothing.
     """
     taken = 0
-    for owner, restarted in leases.lost(tx):
+    for owner, blameless in leases.lost(tx):
         rows = tx.rows(
-            "UPDATE items SET crashes = crashes + :count, attempt = attempt - :restarted, owner = NULL,"
+            "UPDATE items SET crashes = crashes + :count, attempt = attempt - :blameless, owner = NULL,"
             " error_class = 'lost_worker', available_at = :now, state = CASE WHEN cancel_requested = 1 THEN 'cancelled'"
             "  WHEN EXISTS (SELECT 1 FROM items w WHERE w.partition_id = items.partition_id AND w.state = 'waiting')"
             "   THEN 'superseded'"
             "  WHEN alone = 1 AND crashes + :count >= :most THEN 'dead' ELSE 'waiting' END"
             " WHERE state = 'running' AND owner = :owner RETURNING id, state, run_id, partition_id, wanted",
             owner=owner,
-            count=int(not restarted),
-            restarted=int(restarted),
+            count=int(not blameless),
+            blameless=int(blameless),
             now=tx.now_text,
             most=MAX_LOST_WORKERS,
         )
@@ -319,7 +348,9 @@ def _finish(tx: Tx, item_id: int, partition_id: int, wanted: int | None, state: 
 def any_ready(tx: Tx) -> bool:
     """Return whether some item may be taken now; a look that needs no write lock."""
     return bool(
-        tx.value("SELECT 1 FROM items WHERE state = 'waiting' AND available_at <= :now LIMIT 1", now=tx.now_text)
+        tx.value(
+            f"SELECT 1 FROM items WHERE state = 'waiting' AND {_COME} LIMIT 1", now=tx.now_text, latest=_latest(tx)
+        )
     )
 
 

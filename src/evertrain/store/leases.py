@@ -84,7 +84,11 @@ def end(tx: Tx, owner: str) -> None:
 
 
 def lost(tx: Tx) -> list[tuple[str, bool]]:
-    """Return owners whose lease ran out or whose process is gone, each with whether the machine restarted since."""
+    """Return owners who are gone and left something behind, each with whether that blames none of their items.
+
+    Gone are those whose lease ran out or whose process is no more. One that ended in good order and still holds
+    items could not give them back: no other sweep would ever look at those.
+    """
     found = []
     for owner, boot, until, process in tx.rows(
         "SELECT owner, boot, lease_until, process FROM workers WHERE ended_at IS NULL"
@@ -92,7 +96,11 @@ def lost(tx: Tx) -> list[tuple[str, bool]]:
         restarted = boot != tx.boot_id
         if restarted or until < tx.boottime or is_gone(json.loads(process)):
             found.append((owner, restarted))
-    return found
+    left = tx.rows(
+        "SELECT owner FROM workers WHERE ended_at IS NOT NULL"
+        " AND owner IN (SELECT DISTINCT owner FROM items WHERE state = 'running')"
+    )
+    return found + [(row[0], True) for row in left]
 
 
 def bury(tx: Tx, owner: str, items: int) -> None:

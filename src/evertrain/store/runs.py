@@ -12,6 +12,8 @@ from evertrain.states import ItemState, RunState, run_state
 from evertrain.store import demand
 from evertrain.store.connect import Record, Tx, dump
 
+_ALL_ITEMS = "(SELECT id FROM items WHERE run_id = :run UNION SELECT item_id FROM joins WHERE run_id = :run)"
+
 
 @dataclass(frozen=True)
 class NewItem:
@@ -196,16 +198,18 @@ def cancel_run(tx: Tx, run_id: int, actor: str) -> str:
     if run.state not in (RunState.QUEUED, RunState.RUNNING):
         return str(run.state)
     tx.event(Kind.RUN_CANCELLED, model=run.name, run_id=run_id, actor=actor)
-    # Items that another open run wants move to that run: its requesters still see their outcome.
-    tx.run(
+    # Items that another open run wants move to that run: its requesters still see their outcome, and may cancel it.
+    moved = tx.rows(
         "UPDATE items SET run_id = (SELECT j.run_id FROM joins j JOIN runs r ON r.id = j.run_id"
         " WHERE j.item_id = items.id AND r.state IN ('queued', 'running') ORDER BY j.run_id LIMIT 1)"
-        " WHERE run_id = :run AND state = 'waiting' AND EXISTS (SELECT 1 FROM joins j JOIN runs r ON r.id = j.run_id"
-        " WHERE j.item_id = items.id AND r.state IN ('queued', 'running'))",
+        " WHERE run_id = :run AND state IN ('waiting', 'running') AND EXISTS (SELECT 1 FROM joins j"
+        " JOIN runs r ON r.id = j.run_id WHERE j.item_id = items.id AND r.state IN ('queued', 'running'))"
+        " RETURNING id, run_id",
         run=run_id,
     )
-    tx.run(
-        "DELETE FROM joins WHERE EXISTS (SELECT 1 FROM items i WHERE i.id = joins.item_id AND i.run_id = joins.run_id)"
+    tx.many(
+        "DELETE FROM joins WHERE run_id = :run AND item_id = :item",
+        [{"run": row.run_id, "item": row.id} for row in moved],
     )
     tx.run(
         "DELETE FROM joins WHERE run_id = :run"
@@ -245,20 +249,16 @@ def cancel_run(tx: Tx, run_id: int, actor: str) -> str:
         tx.event(
             Kind.ITEMS_SETTLED, run_id=run_id, outcomes={ItemState.CANCELLED: ranges([row.id for row in cancelled])}
         )
-    tx.run(
-        "UPDATE items SET cancel_requested = 1 WHERE run_id = :run AND state = 'running' AND NOT EXISTS"
-        " (SELECT 1 FROM joins j WHERE j.item_id = items.id)",
-        run=run_id,
-    )
+    tx.run("UPDATE items SET cancel_requested = 1 WHERE run_id = :run AND state = 'running'", run=run_id)
     _end_now(tx, run_id)
     return str(tx.value("SELECT state FROM runs WHERE id = :id", id=run_id))
 
 
 def _end_now(tx: Tx, run_id: int) -> None:
-    items = [row[0] for row in tx.rows("SELECT id FROM items WHERE run_id = :run LIMIT 1", run=run_id)]
+    items = [row[0] for row in tx.rows(f"SELECT id FROM {_ALL_ITEMS} LIMIT 1", run=run_id)]
     if items:
         end_runs(tx, items)
-    elif not tx.value("SELECT 1 FROM joins WHERE run_id = :run", run=run_id):
+    else:
         model = tx.value("SELECT m.name FROM runs r JOIN models m ON m.id = r.model_id WHERE r.id = :id", id=run_id)
         tx.run(
             "UPDATE runs SET state = 'cancelled', ended_at = :at, outcomes = '{}' WHERE id = :id",
@@ -281,12 +281,13 @@ def run_row(tx: Tx, run_id: int) -> Record:
 
 
 def failed_partitions(tx: Tx, run_id: int) -> list[str]:
-    """Return the keys of the partitions that failed or died in a run."""
+    """Return the keys of the partitions, still there, that failed, died or were cancelled in a run."""
     return [
         row[0]
         for row in tx.rows(
-            "SELECT p.key FROM items i JOIN partitions p ON p.id = i.partition_id WHERE i.run_id = :run"
-            " AND i.state IN ('failed', 'dead', 'cancelled') ORDER BY i.id",
+            "SELECT DISTINCT p.key FROM items i JOIN partitions p ON p.id = i.partition_id"
+            f" WHERE i.id IN {_ALL_ITEMS} AND i.state IN ('failed', 'dead', 'cancelled') AND p.state = 'live'"
+            " ORDER BY p.id",
             run=run_id,
         )
     ]
@@ -313,9 +314,6 @@ def newest(tx: Tx, model_id: int | None, limit: int) -> Sequence[Record]:
     )
 
 
-_ALL_ITEMS = "(SELECT id FROM items WHERE run_id = :run UNION SELECT item_id FROM joins WHERE run_id = :run)"
-
-
 def items_of(tx: Tx, run_id: int, limit: int) -> Sequence[Record]:
     """Return a run's items, its own and joined ones, failed ones first, each with its partition's key."""
     return tx.rows(
@@ -339,7 +337,8 @@ def telling_reason(tx: Tx, run_id: int) -> str | None:
 def first_failure(tx: Tx, run_id: int) -> Record | None:
     """Return error class and reason of the first item that failed or died."""
     return tx.row(
-        "SELECT error_class, reason FROM items WHERE run_id = :run AND state IN ('failed', 'dead') ORDER BY id LIMIT 1",
+        f"SELECT error_class, reason FROM items WHERE id IN {_ALL_ITEMS} AND state IN ('failed', 'dead')"
+        " ORDER BY id LIMIT 1",
         run=run_id,
     )
 

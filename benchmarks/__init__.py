@@ -1,0 +1,1 @@
+"""What Evertrain costs, beside what one would do without it, in one run."""

@@ -1,0 +1,138 @@
+"""Measure and write docs/benchmarks.md: `make bench`, or `python -m benchmarks --quick`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+from benchmarks import partitions
+from benchmarks.measure import Row, machine, memory_mb, python, repeated, spread
+from evertrain import __version__
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+
+def starts(times: int) -> list[Row]:
+    """How long a command takes to be there."""
+    rows = []
+    heavy, *_ = repeated(lambda: python("import sklearn"), times)
+    for what, code, target in (
+        (
+            "evertrain --help",
+            "import sys; sys.argv = ['evertrain', '--help']\nfrom evertrain.cli import main\nmain()",
+            "under 0.3 s",
+        ),
+        ("import evertrain", "import evertrain", "-"),
+        ("import of the loop", "import evertrain.loop", "-"),
+    ):
+        middle, low, high = repeated(lambda code=code: python(code), times)  # type: ignore[misc]
+        rows.append(
+            Row(
+                what,
+                f"{middle:.3f} s",
+                spread(low, high),
+                f"{middle / heavy:.2f} × import sklearn ({heavy:.2f} s)",
+                target,
+            )
+        )
+    return rows
+
+
+def at_rest() -> list[Row]:
+    """Memory of `evertrain start`, children included, once nothing is left to do."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "rows.csv").write_text("x,y\n" + "".join(f"{i},{2 * i}\n" for i in range(100)))
+        (folder / "evertrain.toml").write_text(
+            'name = "rest"\n[sources.rows]\npath = "rows.csv"\n[models.rows]\ntarget = "y"\n'
+            'trainer = "sklearn.linear_model:Ridge"\nmin_samples = 10\n'
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-m", "evertrain", "-C", name, "start"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "EVERTRAIN_CHILD_IDLE_S": "3"},
+        )
+        try:
+            time.sleep(20)
+            used = memory_mb(process.pid)
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+    return [Row("memory of `evertrain start` at rest", f"{used:.0f} MB", "-", "-", "under 150 MB")]
+
+
+def slow_disk() -> list[Row]:
+    """The same overhead with 5 ms added to every fdatasync, as an honest disk takes."""
+    if not shutil.which("strace"):
+        return []
+    code = "from benchmarks import partitions; print(partitions.overhead(10_000, 1, ', 5 ms more in every fdatasync')[0].value)"
+    done = subprocess.run(
+        [
+            "strace",
+            "-f",
+            "--seccomp-bpf",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=fdatasync",
+            "-e",
+            "inject=fdatasync:delay_exit=5000",
+            sys.executable,
+            "-c",
+            code,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    value = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else f"failed: {done.stderr[-200:]}"
+    return [
+        Row("overhead per partition, 10,000 partitions, 5 ms more in every fdatasync", value, "-", "-", "at most 1 ms")
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes, for a look")
+    arguments = parser.parse_args()
+    times = 1 if arguments.quick else 3
+    rows: list[Row] = []
+    sizes = (100, 1_000) if arguments.quick else (100, 10_000, 100_000)
+    steps = [lambda: starts(3 if arguments.quick else 7), at_rest]
+    steps += [lambda size=size: partitions.overhead(size, times if size < 100_000 else 1) for size in sizes]  # type: ignore[misc]
+    if not arguments.quick:
+        steps += [slow_disk, lambda: partitions.two_of_many(9)]
+    steps += [lambda: partitions.promotion(times), lambda: partitions.whole_loop(times)]
+    for step in steps:
+        for row in step():
+            rows.append(row)
+            print(f"{row.what}: {row.value} ({row.spread}); {row.against}; target {row.target}", flush=True)
+    if not arguments.quick:
+        PAGE.write_text(_page(rows))
+
+
+def _page(rows: list[Row]) -> str:
+    lines = [
+        "# What it costs", "",
+        f"Evertrain {__version__}, {machine()}, {date.today().isoformat()}; a shared machine, so read ratios before seconds.",
+        "`make bench` measures it again.", "",
+        "| what | median | spread | beside | target |", "|---|---|---|---|---|",
+        *(f"| {row.what} | {row.value} | {row.spread} | {row.against} | {row.target} |" for row in rows), "",
+        "The overhead is everything but the fit: claiming, copying rows, hold-out, saving, loading, scoring old and new,",
+        "the gate, and the transaction that promotes.",
+        "The bare loop groups the same rows, calls the same trainer and writes a file each: no hold-out, no comparison,",
+        "no record, no swap.",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
