@@ -323,7 +323,7 @@ def shop(rows: int = 60) -> pd.DataFrame:
             "cost": [Decimal(i) for i in range(rows)],
             "town": town,
             "kind": town.astype("string"),
-            "code": town.astype("string[pyarrow]"),
+            "code": town.astype("string"),
             "grade": pd.Categorical(random.choice(["a", "b"], rows)),
             "open": random.choice([True, False, None], rows),
             "day": [None, *at.date[1:]],
@@ -430,7 +430,7 @@ def test_targets_that_cannot_be_learnt_are_refused(estimator: Any, target: list[
     assert raised.value.column == "y"
 
 
-@pytest.mark.parametrize("dtype", ["object", "string", "string[pyarrow]", "category"])
+@pytest.mark.parametrize("dtype", ["object", "string", "category"])
 def test_classes_may_be_text_of_any_kind(dtype: str) -> None:
     frame = IRIS.assign(target=IRIS["target"].map({0: "setosa", 1: "versicolor", 2: "virginica"}).astype(dtype))
 
