@@ -7,7 +7,7 @@ import sys
 # One table of exit codes; the reference page is made from it.
 EXIT_CODES = {
     0: "done, whatever the answer was",
-    1: "something failed that should not have; the message names the log",
+    1: "something failed that should not have, the message names the log; or `doctor` found a problem",
     2: "a wrong argument, setting, declaration or row",
     3: "no such model, partition, run or version",
     4: "the request contradicts the current state",

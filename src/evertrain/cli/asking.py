@@ -120,6 +120,9 @@ def rollback(
         keys = here.partitions(here.model(opened, model), partition)
         if unpin:
             number = back.pin(opened, model, pinned=False, partitions=keys, actor=here.user())
+            if as_json:
+                show.as_json({"model": model, "partitions": number, "pinned": False})
+                return
             show.line(f"{number} partitions of {model} are free for better models again.")
             show.following(f"trigger {model}")
             return
@@ -166,6 +169,9 @@ def predict(
             answer = Predictor(opened.store, opened.artifacts, model).answer(frame)
     if out is not None:
         frame.assign(prediction=answer.values, version=answer.versions).to_csv(out, index=False)
+        if as_json:
+            show.as_json({"written": len(frame), "to": str(out)})
+            return
         show.line(f"{len(frame)} predictions written to {out}")
     elif as_json:
         show.as_json(
@@ -179,7 +185,7 @@ def predict(
         return
     else:
         rows = [
-            [str(value), version, name]
+            [f"{value:.6g}" if isinstance(value, float) else str(value), version, name]
             for value, version, name in zip(answer.values[:20], answer.versions, answer.answered_by, strict=False)
         ]
         show.table(["prediction", "version", "answered by"], rows)
@@ -192,7 +198,7 @@ def _rows(data: Path | None, values: list[str]) -> Any:
     import pandas as pd
 
     from evertrain.errors import ConfigError
-    from evertrain.executors.training import to_pandas
+    from evertrain.executors.rows import to_pandas
     from evertrain.sources.read import read
     from evertrain.sources.table import schema_of
     from evertrain.specs import CsvFile, ParquetFile

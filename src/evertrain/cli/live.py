@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from evertrain.cli.show import console
+from evertrain.cli.show import console, lively
 from evertrain.control.work import Progress
 from evertrain.events import Event, Kind, numbers
 
@@ -43,16 +43,18 @@ class RunProgress:
 @contextlib.contextmanager
 def watching(model: str, total: int) -> Iterator[Progress]:
     """Show a run's progress until the block ends."""
+    from evertrain.partitions import printable
+
     state = RunProgress(model, total)
     out = console()
-    if not sys.stdout.isatty():
+    if not lively(sys.stdout):
         last = [""]
 
         def plain(event: Event) -> None:
             state.take(event)
             if event.kind in (Kind.ITEMS_SETTLED, Kind.ITEM_PROGRESS, Kind.ITEMS_RETRIED) and state.text() != last[0]:
                 last[0] = state.text()
-                out.print(last[0])
+                out.print(printable(last[0]))
 
         yield plain
         return
@@ -60,22 +62,30 @@ def watching(model: str, total: int) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     with Bars(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=out, transient=True
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=out,
+        transient=True,
     ) as bars:
         task = bars.add_task(state.text(), total=max(total, 1))
 
         def live(event: Event) -> None:
             state.take(event)
-            bars.update(task, completed=state.done, description=state.text())
+            bars.update(task, completed=state.done, description=printable(state.text()))
 
         yield live
 
 
 @contextlib.contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """Say what is being waited for, and in the end how long it took when that was over a second."""
-    started, out = time.monotonic(), console()
-    if sys.stdout.isatty():
+    """Say what is being waited for, and in the end how long it took when that was over a second.
+
+    On standard error: standard output is the answer, which may be JSON.
+    """
+    started, out = time.monotonic(), console(stderr=True)
+    if lively(sys.stderr):
         with out.status(text):
             yield
     else:

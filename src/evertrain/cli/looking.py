@@ -102,7 +102,7 @@ def history(
             one["state"],
             show.duration(one["duration_s"]),
             one["version"] or "-",
-            (one["data_hash"] or "-")[2:10],
+            (one["data_hash"] or "")[2:10] or "-",
             one["verdict"] or one["description"],
         ]
         for one in found
@@ -124,7 +124,6 @@ def why(model: ModelName, partition: Partitions = None, as_json: Json = False) -
     if as_json:
         show.as_json(told)
         return
-    from rich.text import Text
     from rich.tree import Tree
 
     tree = Tree(model)
@@ -133,28 +132,28 @@ def why(model: ModelName, partition: Partitions = None, as_json: Json = False) -
         mark = {"train": "fired", "observe": "would have fired", "report": "reported"}.get(
             one["action"], "did not fire"
         )
-        branch = tree.add(Text(f"{one['rule']}: {mark}", style=show.SEVERITY.get(one["severity"], "")))
-        branch.add(Text(f"{one['reason']}  [{show.moment(one['last_at'])}]{times}"))
+        branch = tree.add(show.cell(f"{one['rule']}: {mark}", style=show.SEVERITY.get(one["severity"], "")))
+        branch.add(show.cell(f"{one['reason']}  [{show.moment(one['last_at'])}]{times}"))
     if not told["decisions"]:
         tree.add("no trigger was evaluated yet; the loop does that")
     place = told["partition"]
     if place:
         branch = tree.add(
-            Text(
+            show.cell(
                 f"{place['name']}: {place['version'] or 'no model yet'}, {place['rows'] if place['rows'] is not None else '?'} rows"
             )
         )
         if place["verdict"]:
-            branch.add(Text(f"serves because: {place['verdict']['reason']}"))
+            branch.add(show.cell(f"serves because: {place['verdict']['reason']}"))
         if place["outcome"] and place["outcome"] != "promoted":
             branch.add(
-                Text(
+                show.cell(
                     f"last training {place['outcome']}: {place['outcome_reason']}  [{show.moment(place['considered_at'])}]",
                     style="yellow",
                 )
             )
         if place["due"]:
-            branch.add(Text(f"due: {place['wanted']}", style="cyan"))
+            branch.add(show.cell(f"due: {place['wanted']}", style="cyan"))
     show.console().print(tree)
     show.following(f"history --model {model}")
 
@@ -257,6 +256,9 @@ def runs(
     with here.opened() as opened:
         if run is not None and cancel:
             state = ask.cancel(opened, run, here.user())
+            if as_json:
+                show.as_json({"run": run, "state": state})
+                return
             show.line(
                 f"Run {run} is {state}."
                 if state != "running"

@@ -35,6 +35,9 @@ def config(
     with here.opened() as opened:
         if name is None:
             names = list(opened.project().models)
+            if as_json:
+                show.as_json({"models": names})
+                return
             show.line(f"Models: {', '.join(names) or 'none yet'}")
             show.following(f"config {names[0]}" if names else "init")
             return
@@ -98,7 +101,7 @@ def schedule_list(as_json: Json = False) -> None:
     from evertrain.control import tell
 
     with here.opened() as opened:
-        found = tell.schedule_list(opened)
+        found, names = tell.schedule_list(opened), list(opened.project().models)
     if as_json:
         show.as_json({"schedules": found})
         return
@@ -119,7 +122,7 @@ def schedule_list(as_json: Json = False) -> None:
         )
     else:
         show.line("There are no schedules; declare daily(…), weekly(…), monthly(…) or cron(…), or add one here.")
-    show.following("status" if found else "schedule add MODEL --daily 03:00")
+    show.following("status" if found or not names else f"schedule add {names[0]} --daily 03:00")
 
 
 @schedule_app.command("add")

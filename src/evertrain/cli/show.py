@@ -10,11 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 HEALTH = {
     "fresh": "green", "behind": "yellow", "training": "cyan", "refused": "yellow", "failing": "red", "no model": "yellow",
@@ -34,8 +36,19 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else 200
     return Console(
-        stderr=stderr, highlight=False, width=width, soft_wrap=not stream.isatty(), emoji=False, markup=False
+        stderr=stderr,
+        highlight=False,
+        width=width,
+        soft_wrap=not stream.isatty(),
+        emoji=False,
+        markup=False,
+        color_system="auto" if lively(stream) else None,
     )
+
+
+def lively(stream: TextIO) -> bool:
+    """Return whether colours and moving lines are welcome: on a terminal that can, unless NO_COLOR is set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def line(text: str = "", style: str | None = None) -> None:
@@ -49,22 +62,28 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, styles: Sequ
     """Print rows under columns; `styles` colours the first cell of each row."""
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     from evertrain.partitions import printable
 
     if not sys.stdout.isatty():
-        _plain_table(columns, [[printable(cell) for cell in row] for row in rows])
+        _plain_table(columns, [[printable(text) for text in row] for row in rows])
         return
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:
         shown.add_column(name, overflow="fold")
     for number, row in enumerate(rows):
-        cells = [Text(printable(cell)) for cell in row]
-        if styles and styles[number] and cells:
-            cells[0].stylize(styles[number] or "")
-        shown.add_row(*cells)
+        marks = [styles[number] if styles else None]
+        shown.add_row(*(cell(text, style) for text, style in zip_longest(row, marks)))
     console().print(shown)
+
+
+def cell(text: str, style: str | None = None) -> Text:
+    """Return text for a tree or a table; control characters of data are shown escaped."""
+    from rich.text import Text
+
+    from evertrain.partitions import printable
+
+    return Text(printable(text), style=style or "")
 
 
 def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -130,33 +149,46 @@ def duration(seconds: float | None) -> str:
 
 def complain(error: Exception) -> int:
     """Print an error in one plain sentence and return its exit code; the log has the rest."""
-    import click
+    import typer
 
     from evertrain.cli import exit_code
     from evertrain.errors import EvertrainError
+    from evertrain.partitions import printable
 
     out = console(stderr=True)
-    if isinstance(error, click.exceptions.Exit):
-        return int(error.exit_code)
-    if isinstance(error, click.ClickException):
-        error.show()
-        return int(error.exit_code)
-    if isinstance(error, click.Abort):
+    if isinstance(error, typer.Abort):
         return 130
+    if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # Click's, or Typer's own copy of it
+        _usage(error)
+        return int(error.exit_code)
     if isinstance(error, EvertrainError):
-        out.print(f"{type(error).__name__}: {error}", style="red")
+        out.print(printable(f"{type(error).__name__}: {error}"), style="red")
         return exit_code(error)
-    if isinstance(error, PermissionError):
-        out.print(f"Permission denied: {error.filename}", style="red")
+    if isinstance(error, OSError) and error.filename is not None:
+        out.print(printable(f"{error.strerror}: {error.filename}"), style="red")
         return 1
     import logging
     import traceback
 
-    logging.getLogger("evertrain").error("unexpected: %s", "".join(traceback.format_exception(error)))
-    out.print(f"Unexpected {type(error).__name__}: {error}. The log has the details: logs/retraining.log", style="red")
+    logger = logging.getLogger("evertrain")
+    if logger.handlers:
+        logger.error("unexpected: %s", "".join(traceback.format_exception(error)))
+    where = "The log has the details: logs/retraining.log" if logger.handlers else "EVERTRAIN_DEBUG=1 shows the details"
+    out.print(printable(f"Unexpected {type(error).__name__}: {error}. {where}"), style="red")
     if os.environ.get("EVERTRAIN_DEBUG"):
         traceback.print_exception(error)
     return 1
+
+
+def _usage(error: Any) -> None:
+    """Print what is wrong with an argument, and how the command is used."""
+    from evertrain.partitions import printable
+
+    out, context = console(stderr=True), getattr(error, "ctx", None)
+    if context is not None:
+        out.print(context.get_usage())
+        out.print(f"Try '{context.command_path} --help' for help.")
+    out.print(printable(f"Error: {error.format_message()}"), style="red")
 
 
 def quoted(path: str | Path) -> str:

@@ -31,7 +31,12 @@ def doctor(as_json: Json = False) -> None:
         )
         problems = [one for one in found if one.level == "problem"]
         help_ = next(
-            (one.help.removeprefix("evertrain ") for one in problems if one.help.startswith("evertrain ")), None
+            (
+                one.help.removeprefix("evertrain ")
+                for one in problems
+                if one.help.startswith("evertrain ") and one.help.islower()  # BACKUP is for a person to fill in
+            ),
+            None,
         )
         show.following(help_ or "status")
     if any(one.level == "problem" for one in found):
@@ -82,7 +87,8 @@ def backup(folder: Annotated[Path, typer.Argument(help="A new folder for the cop
         show.as_json(made)
         return
     show.line(f"Backed up to {made.path}: {made.artifacts} artifacts, {made.bytes / 2**20:.1f} MB, verified.")
-    show.following(f"restore {show.quoted(folder)}")
+    show.line(f"Should it be needed: {show.command_line(f'restore {show.quoted(folder)} --force')}")
+    show.following("status")
 
 
 @app.command()

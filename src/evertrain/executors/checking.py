@@ -9,18 +9,10 @@ import numpy as np
 
 from evertrain import holdout, scores
 from evertrain.errors import EvertrainError
-from evertrain.executors.training import (
-    Emit,
-    Message,
-    champion_bytes,
-    champion_features,
-    parts,
-    predictions,
-    setting,
-    times_of,
-    to_pandas,
-)
-from evertrain.sources.extract import ROW
+from evertrain.executors.jobs import Message
+from evertrain.executors.packs import Emit
+from evertrain.executors.rows import parts
+from evertrain.executors.training import champion_bytes, champion_features, predictions, setting
 from evertrain.specs import decode_trainer
 from evertrain.trainers.make import make
 
@@ -30,7 +22,7 @@ def evaluate(task: Message, emit: Emit, inline: dict[str, Any] | None = None) ->
     shared = setting(task, emit, inline)
     name = scores.get(task["score"] or shared.score).name
     found = []
-    for item, frame in parts(shared, task["items"]):
+    for item, rows in parts(shared.extract, shared.columns, shared.time, task["items"]):
         emit({"type": "begin", "item": item["id"]})
         champion = item["champion"]
         signature = champion["signature"]
@@ -39,17 +31,18 @@ def evaluate(task: Message, emit: Emit, inline: dict[str, Any] | None = None) ->
             seen = (
                 np.frombuffer(champion_bytes({**champion, **signature["rows"]}), "<u8") if "rows" in signature else None
             )
-            mask = holdout.newer(times_of(frame, shared.time), frame[ROW].to_numpy(), signature["until"], seen)
+            mask = holdout.newer(rows.times, rows.numbers, signature["until"], seen)
             answer["rows"] = int(mask.sum())
             if answer["rows"] >= task["min_rows"]:
-                rows = to_pandas(frame, shared.columns)[mask].reset_index(drop=True)
+                fresh = rows.frame(mask)
+                actual = fresh[shared.spec.target].to_numpy(copy=True)
                 trainer = shared.trainer_of(champion["trainer"])
-                made = champion_features(signature, rows)
+                made = champion_features(signature, fresh)
                 own = predictions(trainer, trainer.load(champion_bytes(champion)), made, [name])
                 if "problem" in own:
                     answer["problem"] = own["problem"]
                 else:
-                    value = scores.compute(name, rows[shared.spec.target].to_numpy(), **own)
+                    value = scores.compute(name, actual, **own)
                     answer["value"] = value if np.isfinite(value) else None
         except Exception as error:  # noqa: BLE001 - the user's trainer; what it raised is recorded
             answer["problem"] = str(error) if isinstance(error, EvertrainError) else f"{type(error).__name__}: {error}"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from evertrain.errors import DataError
-from evertrain.executors.training import Emit, Message
+from evertrain.executors.jobs import Message
+from evertrain.executors.packs import Emit
 from evertrain.sources import read
 from evertrain.sources.extract import Reading, extract
 from evertrain.sources.table import schema_of

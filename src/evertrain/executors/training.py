@@ -8,37 +8,32 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import math
-import os
-import resource
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 
 from evertrain import holdout, scores
 from evertrain.artifacts import Place, read_checked
 from evertrain.errors import ArtifactError, ConfigError, DataError, EvertrainError, Retryable, TrainingError
-from evertrain.partitions import KeyText, decode
+from evertrain.executors.jobs import Message
+from evertrain.executors.packs import Emit, Meter, Packer
+from evertrain.executors.rows import Rows, parts
+from evertrain.partitions import decode
 from evertrain.sources import read
-from evertrain.sources.extract import ROW, SIDE, rows_of
-from evertrain.sources.table import ColumnType, Schema
+from evertrain.sources.table import Schema
 from evertrain.specs import ModelSpec, ScoreDrop, Trainer, decode_model, decode_trainer
 from evertrain.trainers.make import make
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Message = dict[str, Any]
-Emit = Callable[[Message], None]
-
-SMALL = 256 * 1024  # larger models get a file of their own
-_PACK_BYTES = 8 << 20
 _REMEMBERED_ROWS = 200_000
 _DRY_ROWS = 20
 _RETRYABLE = (OSError, TimeoutError, Retryable)
@@ -71,7 +66,23 @@ class Setting:
             self.trainers[name] = make(decode_trainer(encoded), self.scratch, self.inline)
         return self.trainers[name]
 
-    @property
+    @cached_property
+    def features(self) -> list[str]:
+        """The feature columns, where no function makes them."""
+        if self.spec.features is not None:
+            return list(self.spec.features)
+        left_out = {self.spec.target, *self.spec.dimensions, *self.key, *([self.time] if self.time else [])}
+        return [name for name in self.columns if name not in left_out]
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        return _versions(tuple(self.trainer.libraries))
+
+    @cached_property
+    def remembers_rows(self) -> bool:
+        return any(isinstance(one, ScoreDrop) for one in self.spec.triggers)
+
+    @cached_property
     def score(self) -> str:
         return self.spec.gate.score or (self.spec.scores or scores.default_scores(self.task))[0]
 
@@ -79,7 +90,7 @@ class Setting:
     def task(self) -> Any:
         return self.trainer.task
 
-    @property
+    @cached_property
     def shown(self) -> list[str]:
         return list(dict.fromkeys([self.score, *(self.spec.scores or scores.default_scores(self.task))]))
 
@@ -105,12 +116,12 @@ def train(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) ->
     """Fit every item of a batch and answer with packs of results."""
     shared = setting(task, emit, inline)
     packer = Packer(shared.scratch, emit)
-    for item, frame in parts(shared, task["items"]):
+    for item, rows in parts(shared.extract, shared.columns, shared.time, task["items"]):
         emit({"type": "begin", "item": item["id"]})
         meter = Meter()
         result: Message = {"item": item["id"]}
         try:
-            result |= _fit(shared, item, frame, packer)
+            result |= _fit(shared, item, rows, packer)
         except Insufficient as error:
             result |= {"state": "skipped", "reason": str(error)}
         except Exception as error:  # noqa: BLE001 - the one fence around the user's trainer
@@ -131,76 +142,7 @@ def _failure(error: Exception) -> Message:
     }
 
 
-# --- rows -------------------------------------------------------------------------------------------------------
-
-
-def parts(shared: Setting, items: Sequence[Message]) -> Iterator[tuple[Message, pl.DataFrame]]:
-    """Return each item with its rows; neighbours in the extract are read together."""
-    scan = pl.scan_ipc(shared.extract)
-    group: list[Message] = []
-    for item in items:
-        follows = group and item["start"] is not None and item["start"] == group[-1]["start"] + group[-1]["rows"]
-        if group and not follows:
-            yield from _group(scan, group)
-            group = []
-        if item["start"] is None:
-            yield item, rows_of(scan.collect(), KeyText(item["key"]), None, None)
-        else:
-            group.append(item)
-    yield from _group(scan, group)
-
-
-def _group(scan: pl.LazyFrame, group: Sequence[Message]) -> Iterator[tuple[Message, pl.DataFrame]]:
-    if not group:
-        return
-    first, last = group[0], group[-1]
-    frame = scan.slice(first["start"], last["start"] + last["rows"] - first["start"]).collect()
-    for item in group:
-        yield item, frame.slice(item["start"] - first["start"], item["rows"])
-
-
-def to_pandas(frame: pl.DataFrame, columns: Schema) -> pd.DataFrame:
-    """Return the rows as trainers get them: numbers with NaN for missing, texts as objects, instants in UTC without
-    a zone, as pandas and scikit-learn expect them.
-    """
-    import pandas as pd
-
-    found: dict[str, Any] = {}
-    for name, kind in columns.items():
-        series = frame[name]
-        if kind == ColumnType.INSTANT:
-            found[name] = series.dt.replace_time_zone(None).cast(pl.Datetime("ns")).to_numpy()
-        elif kind == ColumnType.DATE:
-            found[name] = series.cast(pl.Datetime("ns")).to_numpy()
-        elif kind == ColumnType.TEXT or (kind == ColumnType.BOOLEAN and series.null_count()):
-            found[name] = np.array(series.to_list(), dtype=object)
-        else:
-            found[name] = series.to_numpy()
-    return pd.DataFrame(found, copy=False)
-
-
-def times_of(frame: pl.DataFrame, time_column: str | None) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """Return the rows' time as seconds (or the plain number, where time is a number); NaN where missing."""
-    if time_column is None:
-        return None
-    series = frame[time_column]
-    if series.dtype.is_temporal():
-        found = series.cast(pl.Datetime("us")).dt.replace_time_zone(None).cast(pl.Int64).cast(pl.Float64) / 1e6
-    elif series.dtype.is_numeric():
-        found = series.cast(pl.Float64)
-    else:
-        raise DataError(f"the time column {time_column!r} holds text; dates must read YYYY-MM-DD", column=time_column)
-    return np.asarray(found.fill_null(math.nan).to_numpy(), dtype=np.float64)
-
-
-def features_of(shared: Setting, rows: pd.DataFrame, spec: ModelSpec) -> tuple[pd.DataFrame, list[str]]:
-    """Return the rows with the columns a fit uses, and which of them are features."""
-    if isinstance(spec.features, str):
-        return built_features(rows, spec.features, spec.target)
-    if spec.features is not None:
-        return rows, list(spec.features)
-    left_out = {spec.target, *spec.dimensions, *shared.key, *([shared.time] if shared.time else [])}
-    return rows, [name for name in shared.columns if name not in left_out]
+# --- features ----------------------------------------------------------------------------------------------------
 
 
 def built_features(rows: pd.DataFrame, function: str, target: str | None) -> tuple[pd.DataFrame, list[str]]:
@@ -246,28 +188,15 @@ def seed_of(model: str, key: str, fingerprint: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{model}\n{key}\n{fingerprint}".encode()).digest()[:4], "big") >> 1
 
 
-def _fit(shared: Setting, item: Message, frame: pl.DataFrame, packer: Packer) -> Message:
+def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
     spec = shared.spec
-    frame = _inside_window(shared, frame)
-    if frame.height < spec.min_samples:
-        raise Insufficient(f"Insufficient samples: {frame.height} < {spec.min_samples}")
-    times = times_of(frame, shared.time)
-    sides = frame[SIDE].to_numpy()
-    split = (
-        holdout.by_time(times, spec.holdout, spec.gap.total_seconds())
-        if times is not None
-        else (holdout.by_identity(sides, spec.holdout))
-    )
-    rows = to_pandas(frame, shared.columns)
-    made, features = features_of(shared, rows, spec)
-    if not features:
-        raise DataError(f"{spec.name} has no features: every column is target, key, time or partition")
-    if missing := [name for name in features if name not in made.columns]:
-        raise DataError(
-            f"feature {missing[0]!r} is missing; there are {', '.join(map(str, made.columns))}", column=missing[0]
-        )
+    rows = _inside_window(shared, rows)
+    if len(rows) < spec.min_samples:
+        raise Insufficient(f"Insufficient samples: {len(rows)} < {spec.min_samples}")
+    split = _split(spec, rows)
     if not split.train.any():
-        raise Insufficient(f"Insufficient samples: all {frame.height} rows are held out")
+        raise Insufficient(f"Insufficient samples: all {len(rows)} rows are held out")
+    own, made, held, features = _sides(shared, rows, split)
     context = Fitting(
         spec.target,
         features,
@@ -276,15 +205,10 @@ def _fit(shared: Setting, item: Message, frame: pl.DataFrame, packer: Packer) ->
         item["id"],
         shared.emit,
     )
-    own = made if split.train.all() else made[split.train].reset_index(drop=True)
-    held = rows[split.held].reset_index(drop=True)
+    train_actual = own[spec.target].to_numpy(copy=True)  # as it was before the trainer got the frame
     data = _saved(shared, item, own, context)
     fitted = shared.trainer.load(data)
-    actual = held[spec.target].to_numpy()
-    train_actual = own[spec.target].to_numpy()
-    measured, losses, values = _measure(
-        shared, item, fitted, held, made[split.held].reset_index(drop=True), actual, train_actual, split
-    )
+    measured, losses, values = _measure(shared, item, fitted, held, made, train_actual, split)
     place = packer.put(data)
     signature = {
         "target": spec.target,
@@ -296,10 +220,10 @@ def _fit(shared: Setting, item: Message, frame: pl.DataFrame, packer: Packer) ->
         "seed": context.seed,
         "trained": int(split.train.sum()),
         "held": int(split.held.sum()),
-        "libraries": _versions(tuple(shared.trainer.libraries)),
+        "libraries": shared.versions,
     }
-    if times is None and frame.height <= _REMEMBERED_ROWS and any(isinstance(one, ScoreDrop) for one in spec.triggers):
-        signature["rows"] = packer.put(frame[ROW].cast(pl.UInt64).to_numpy().astype("<u8").tobytes())
+    if rows.times is None and len(rows) <= _REMEMBERED_ROWS and shared.remembers_rows:
+        signature["rows"] = packer.put(rows.numbers.astype("<u8").tobytes())
     return {
         "state": "fitted",
         **place,
@@ -307,18 +231,46 @@ def _fit(shared: Setting, item: Message, frame: pl.DataFrame, packer: Packer) ->
         "measured": measured,
         "losses": packer.losses(losses),
         "signature": signature,
-        "rows": frame.height,
+        "rows": len(rows),
     }
 
 
-def _inside_window(shared: Setting, frame: pl.DataFrame) -> pl.DataFrame:
+def _split(spec: ModelSpec, rows: Rows) -> holdout.Split:
+    if rows.times is None:
+        return holdout.by_identity(rows.sides, spec.holdout)
+    return holdout.by_time(rows.times, spec.holdout, spec.gap.total_seconds())
+
+
+def _sides(
+    shared: Setting, rows: Rows, split: holdout.Split
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[str]]:
+    """Return the training rows, the held-out rows with the features of today, and the same as they were read."""
+    spec = shared.spec
+    if isinstance(spec.features, str):
+        # All rows at once: a feature may be made of the rows before.
+        built, features = built_features(rows.frame(), spec.features, spec.target)
+        own, made = (built[mask].reset_index(drop=True) for mask in (split.train, split.held))
+        held = rows.frame(split.held)
+    else:
+        features = shared.features
+        own, held = rows.frame(split.train), rows.frame(split.held)
+        made = held.copy()  # a trainer may change what it is given, and the champion gets the same rows
+    if not features:
+        raise DataError(f"{spec.name} has no features: every column is target, key, time or partition")
+    if missing := [name for name in features if name not in own.columns]:
+        raise DataError(
+            f"feature {missing[0]!r} is missing; there are {', '.join(map(str, own.columns))}", column=missing[0]
+        )
+    return own, made, held, features
+
+
+def _inside_window(shared: Setting, rows: Rows) -> Rows:
     if shared.spec.window is None:
-        return frame
-    times = times_of(frame, shared.time)
-    if times is None:
+        return rows
+    if rows.times is None:
         raise ConfigError("window", shared.spec.window, "a window only where the source declares time=")
     since = (shared.now - shared.spec.window).timestamp()
-    return frame.filter(pl.Series(~(times < since)))
+    return rows.only(~(rows.times < since))
 
 
 def _saved(shared: Setting, item: Message, own: pd.DataFrame, context: Fitting) -> bytes:
@@ -354,7 +306,6 @@ def _measure(
     fitted: Any,
     held: pd.DataFrame,
     made: pd.DataFrame,
-    actual: Any,
     train_actual: Any,
     split: holdout.Split,
 ) -> tuple[Message, dict[str, Any], Message]:
@@ -368,6 +319,7 @@ def _measure(
         return measured, losses, values
     if not len(held):
         return measured, losses, values
+    actual = held[shared.spec.target].to_numpy(copy=True)
     own = predictions(shared.trainer, fitted, made, shared.shown)
     if problem := own.get("problem"):
         return {**measured, "problem": problem}, losses, values
@@ -471,111 +423,3 @@ def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "unknown"
     return found
-
-
-# --- what goes back ---------------------------------------------------------------------------------------------
-
-
-class Packer:
-    """Collects results and their bytes, and sends them off in packs: at least every second, and at every large model."""
-
-    def __init__(self, scratch: Path, emit: Emit, every_s: float = 1.0) -> None:
-        self.scratch, self.emit, self.every_s = scratch, emit, every_s
-        self.number = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        self.number += 1
-        self.since = time.monotonic()
-        self.data = bytearray()
-        self.loss_rows: list[Any] = []
-        self.loss_count = 0
-        self.results: list[Message] = []
-
-    def put(self, data: bytes) -> Message:
-        """Add bytes and return their place in the pack."""
-        start = len(self.data)
-        self.data += data
-        return {"start": start, "size": len(data), "digest": hashlib.sha256(data).hexdigest()}
-
-    def losses(self, losses: Mapping[str, Any]) -> dict[str, list[int]]:
-        """Add per-row losses and return their places in the pack's file of losses."""
-        places = {}
-        for name, values in losses.items():
-            places[name] = [self.loss_count, len(values)]
-            self.loss_rows.append(np.asarray(values, dtype="<f8"))
-            self.loss_count += len(values)
-        return places
-
-    def add(self, result: Message) -> None:
-        self.results.append(result)
-        if (
-            len(self.data) >= _PACK_BYTES
-            or result.get("size", 0) >= SMALL
-            or time.monotonic() - self.since >= self.every_s
-        ):
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what is there as one pack."""
-        if not self.results:
-            return
-        name = f"pack-{os.getpid()}-{self.number}-{time.monotonic_ns()}"
-        path, losses = self.scratch / name, self.scratch / f"{name}.losses"
-        message: Message = {"type": "pack", "results": self.results, "path": None, "losses": None}
-        if self.data:
-            _write(path, self.data)
-            message["path"] = str(path)
-        if self.loss_rows:
-            _write(losses, np.concatenate(self.loss_rows).tobytes())
-            message["losses"] = str(losses)
-        self.emit(message)
-        self._begin()
-
-
-def _write(path: Path, data: bytes | bytearray) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-
-
-class Meter:
-    """Wall and CPU seconds of a piece of work, and the peak of this process's memory meanwhile."""
-
-    def __init__(self) -> None:
-        _reset_peak()
-        self.wall, self.cpu = time.perf_counter(), _cpu()
-
-    def read(self) -> Message:
-        return {
-            "seconds": round(time.perf_counter() - self.wall, 6),
-            "cpu_s": round(_cpu() - self.cpu, 6),
-            "peak_mb": _peak_mb(),
-        }
-
-
-def _cpu() -> float:
-    found = 0.0
-    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-        usage = resource.getrusage(who)
-        found += usage.ru_utime + usage.ru_stime
-    return found
-
-
-def _reset_peak() -> None:
-    try:
-        with open("/proc/self/clear_refs", "w") as file:  # noqa: PTH123 - the fastest way, once per item
-            file.write("5")
-    except OSError:
-        return  # then the peak is that of the process so far
-
-
-def _peak_mb() -> float | None:
-    try:
-        with open("/proc/self/status") as file:  # noqa: PTH123 - the fastest way, once per item
-            for line in file:
-                if line.startswith("VmHWM"):
-                    return round(int(line.split()[1]) / 1024, 1)
-    except OSError:
-        pass
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
