@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import polars as pl
 
 from benchmarks.measure import Row, repeated, spread
@@ -48,30 +49,19 @@ def project(number: int) -> Iterator[Project]:
 
 def overhead(number: int, times: int, note: str = "") -> list[Row]:
     """Everything from a due partition to a served champion, per partition, with a fit that costs nothing."""
-    import pandas as pd
-
     found, plain = [], []
     for _ in range(times):
         with project(number) as made:
             opened = made.opened
             hands = opened.supervisor()
-            hands.read_source("rows")
-            while hands.busy:
-                hands.step(0.05)
-            ask.plan_all(opened)
+            _first(made, hands)  # the worker is started then; how long that takes is a row of its own
+            ask.trigger(opened, "noop", force=True)
             started = time.perf_counter()
             _drain(hands)
             found.append((time.perf_counter() - started) / (number + 1) * 1000)
             hands.close()
-            plain.append(
-                _plain(
-                    pd.read_parquet(made.root / "rows.parquet")
-                    if _has_pyarrow()
-                    else pd.DataFrame(pl.read_parquet(made.root / "rows.parquet").to_dict()),
-                    made.root,
-                    number,
-                )
-            )
+            rows = pl.read_parquet(made.root / "rows.parquet")
+            plain.append(_plain(pd.DataFrame(rows.to_dict(as_series=False)), made.root, number))
     each, low, high = sorted(found)[len(found) // 2], min(found), max(found)
     return [
         Row(
@@ -84,19 +74,10 @@ def overhead(number: int, times: int, note: str = "") -> list[Row]:
     ]
 
 
-def _has_pyarrow() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("pyarrow") is not None
-
-
-def _plain(frame: object, folder: Path, number: int) -> float:
+def _plain(frame: pd.DataFrame, folder: Path, number: int) -> float:
     """What a script does instead, in milliseconds per partition: group, fit, save each to a file."""
-    import pandas as pd
-
     from benchmarks.toys import Nothing
 
-    assert isinstance(frame, pd.DataFrame)
     out = folder / "plain"
     out.mkdir()
     trainer = Nothing()

@@ -28,6 +28,7 @@ class Settings:
         busy_s: seconds to wait for another process's write before giving up.
         child_items: items after which a child is replaced.
         child_mb: memory after an item, in MB, at which a child is replaced.
+        child_idle_s: seconds without work after which a child is ended, and its memory given back.
     """
 
     children: int = 0
@@ -41,6 +42,7 @@ class Settings:
     busy_s: float = 5.0
     child_items: int = 5000
     child_mb: float = 1500.0
+    child_idle_s: float = 60.0
 
     def __post_init__(self) -> None:
         if self.lease_s < 3 * self.beat_s:

@@ -95,11 +95,78 @@ def numbers(text: str) -> list[int]:
     return found
 
 
+# Where a kind is not listed its facts are: a new kind is readable, if not nice, from its first day.
+_SENTENCES: dict[Kind, str] = {
+    Kind.STORE_MIGRATED: "store brought from schema {from_schema} to {to_schema}",
+    Kind.STORE_BACKED_UP: "backed up: the store and {artifacts} artifacts, {bytes} bytes",
+    Kind.PROJECT_APPLIED: "declaration applied: {changes}",
+    Kind.PROJECT_PAUSED: "paused by {actor}: nothing is trained until resumed",
+    Kind.PROJECT_RESUMED: "resumed by {actor}",
+    Kind.MODEL_DECLARED: "declared",
+    Kind.MODEL_CHANGED: "its declaration changed",
+    Kind.MODEL_RETIRED: "no longer declared; its history stays",
+    Kind.MODEL_PAUSED: "paused by {actor}",
+    Kind.MODEL_RESUMED: "resumed by {actor}",
+    Kind.CONFIG_SET: "{field} set to {value} by {actor}",
+    Kind.CONFIG_RESET: "{field} set back to what is declared, by {actor}",
+    Kind.SCHEDULE_ADDED: "schedule {schedule} added: {rule}",
+    Kind.SCHEDULE_REMOVED: "schedule {schedule} removed",
+    Kind.SCHEDULE_SKIPPED: "schedule {schedule}: {skipped} runs were missed while nothing ran; one stands for them",
+    Kind.SOURCE_READ: "source {source} read: {rows} usable rows, {set_aside} set aside",
+    Kind.SOURCE_FAILED: "source {source} cannot be used: {problem}",
+    Kind.PARTITIONS_FOUND: "partitions that appeared: {count}",
+    Kind.PARTITIONS_RETIRED: "partitions that lost their last row: {count}",
+    Kind.DECISION_FIRED: "decided to {action}: {reason}",
+    Kind.WANTED_RAISED: "training asked for by {actor}: {reason}",
+    Kind.RUN_CREATED: "planned by {actor}: {reason}",
+    Kind.RUN_STARTED: "started",
+    Kind.RUN_ENDED: "{state}: {outcomes}",
+    Kind.RUN_CANCELLED: "cancel asked for by {actor}",
+    Kind.ITEMS_CLAIMED: "items {items} taken by {owner}",
+    Kind.ITEMS_SETTLED: "items ended: {outcomes}",
+    Kind.ITEMS_RETRIED: "items {items} failed at try {attempt} and will be tried again: {reason}",
+    Kind.ITEMS_RELEASED: "items {items} given back unharmed",
+    Kind.ITEMS_REAPED: "items {items} taken back from {owner}, which is gone",
+    Kind.ITEM_PROGRESS: "item {item}: {text}",
+    Kind.CHAMPION_ROLLED_BACK: "rolled back to {to} by {actor}: {why}",
+    Kind.CHAMPION_ADOPTED: "{version} adopted",
+    Kind.CHAMPION_PINNED: "pinned: {pinned}, by {actor}",
+    Kind.ARTIFACT_DAMAGED: "the bytes of {version} are damaged ({reason}); {serving} serves",
+    Kind.ARTIFACTS_COLLECTED: "{count} artifacts removed that nothing needs, {bytes} bytes",
+    Kind.WORKER_LOST: "worker {owner} is gone; {items} items were taken back",
+    Kind.LOOP_STARTED: "loop started by {owner}",
+    Kind.LOOP_STOPPED: "loop stopped in good order",
+    Kind.NOTIFY_FAILED: "{channel} could not be told after {tries} tries: {problem}",
+}
+
+
 def sentence(event: Event) -> str:
-    """Return the event as one plain line: its `text` where it brought one, else its kind and facts."""
+    """Return the event as one plain line; what failed brings its whole error below that line.
+
+    >>> from evertrain.clock import from_text
+    >>> sentence(Event(1, from_text("2026-01-01T00:00:00.000000Z"), Kind.RUN_STARTED, "iris", 7))
+    'run 7 iris: started'
+    """
     head = " ".join(part for part in (f"run {event.run_id}" if event.run_id else "", event.model or "") if part)
-    text = event.data.get("text")
-    if not text:
-        facts = (f"{name}={value}" for name, value in event.data.items() if not isinstance(value, list | dict))
-        text = " ".join([event.kind.replace(".", " ").replace("_", " "), *facts])
-    return f"{head}: {text}" if head else str(text)
+    facts = {"actor": event.actor, **{name: _plain(name, value) for name, value in event.data.items()}}
+    try:
+        text = _SENTENCES[event.kind].format_map(facts)
+    except KeyError:
+        own = " ".join(f"{name}={value}" for name, value in facts.items())
+        text = f"{event.kind.replace('.', ' ').replace('_', ' ')} {own}"
+    if event.kind in (Kind.ITEMS_SETTLED, Kind.RUN_ENDED) and event.data.get("reason"):
+        text += f"; {event.data['reason']}"
+    if error := event.data.get("error"):
+        text += f"\n{error}"
+    return f"{head}: {text}" if head else text
+
+
+def _plain(name: str, value: object) -> str:
+    if name == "outcomes" and isinstance(value, Mapping):
+        counts = (f"{len(numbers(n)) if isinstance(n, str) else n} {state}" for state, n in value.items())
+        return ", ".join(counts) or "nothing to do"
+    if isinstance(value, list):
+        return "; ".join(map(str, value))
+    if name == "owner":
+        return str(value)[:8]
+    return "nothing" if value is None else str(value)

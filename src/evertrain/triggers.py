@@ -99,7 +99,8 @@ class Change:
 
 def on_change(change: Change, spec: ModelSpec, affected: Sequence[KeyText]) -> Decision:
     """Decide on a read of a source; `affected` are the changed partitions and the rollups above them."""
-    aside = f" {' '.join(change.set_aside)}" if change.set_aside else ""
+    said = "; ".join(change.set_aside)
+    aside = f"; {said}" if said else ""
     keeps = f"; {change.serving} keeps serving" if change.serving else ""
     rule = "data_change"
     evidence: dict[str, Any] = {
@@ -137,7 +138,7 @@ def on_change(change: Change, spec: ModelSpec, affected: Sequence[KeyText]) -> D
         reason = f"{change.source} changed, and the last training has read these rows already{keeps}{aside}"
     elif change.set_aside:
         code, severity = "set_aside", Severity.LOW
-        reason = f"{aside.strip()} No usable row changed{keeps}"
+        reason = f"{said}; no usable row changed{keeps.replace(';', ',')}. Next: correct it and save, or leave it so"
     else:
         reason = f"{change.source} was written, but its {plural(change.rows, 'row')} are the same{keeps}"
     return Decision(Cause.DATA_CHANGE, rule, False, code, reason, severity, evidence)

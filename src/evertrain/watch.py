@@ -156,15 +156,14 @@ def apply(
 def failed(tx: Tx, project: ProjectSpec, name: str, reason: str) -> list[Found]:
     """Record that a source could not be read at all; every model of it says so and serves on."""
     row = sources.state(tx, name)
-    if row is not None and row.problem == reason and row.stat == row.read_stat:
-        pass  # said before; the decision below only counts up
     sources.was_read(tx, name, stat=row.stat if row else None, rows=None, columns=None, problem=reason)
     found = []
     for user in models.every(tx):
         if user.spec.source == name:
             change = Change(read.called(project.sources[name]), 0, problem=reason, serving=serving(tx, user))
             found.append(Found(user.name, _decide(tx, project, user, change, ()), 0))
-    tx.event(Kind.SOURCE_FAILED, source=name, problem=reason)
+    if row is None or row.problem != reason:  # else it was said before; the decisions above count on
+        tx.event(Kind.SOURCE_FAILED, source=name, problem=reason)
     return found
 
 
@@ -186,9 +185,9 @@ def _shrunk(source: Source, before: Record | None, answer: Mapping[str, Any], *,
 
 def _aside(answer: Mapping[str, Any]) -> tuple[str, ...]:
     count = answer["set_aside_count"]
-    said = [f"{one}, set aside." for one in answer["set_aside"][:3]]
+    said = [f"{one}, set aside" for one in answer["set_aside"][:3]]
     if count > 3:
-        said.append(f"{count - 3} more were set aside.")
+        said.append(f"{count - 3} more were set aside")
     return tuple(said)
 
 

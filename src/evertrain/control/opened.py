@@ -68,6 +68,7 @@ class Opened:
             settings.child_count,
             most_items=settings.child_items,
             most_mb=settings.child_mb,
+            idle_s=settings.child_idle_s,
         )
 
     def close(self) -> None:
@@ -90,11 +91,21 @@ def open_project(
             when that file changed since it was read last.
     """
     settings = settings or read_settings()
-    found = Store(store or declared(root).store, root, clock=clock, busy_s=settings.busy_s, keeper=keeper)
+    found = Store(store or _store_of(root), root, clock=clock, busy_s=settings.busy_s, keeper=keeper)
     found.actor = actor
     migrate(found)
     found.listeners.append(_log)
     return Opened(Home(root), found, settings)
+
+
+def _store_of(root: Path) -> str:
+    """Return the URL of the store: of the file as last read where it is wrong now, so that one can look and act."""
+    try:
+        return declared(root).store
+    except ConfigError:
+        with contextlib.suppress(ValueError, KeyError, OSError, ConfigError):
+            return decode_project(json.loads((Home(root).folder / "declared.json").read_text())["project"]).store
+        raise
 
 
 def declared(root: Path, *, fresh: bool = False) -> ProjectSpec:
@@ -165,7 +176,7 @@ def reload(opened: Opened, *, only_if_changed: bool = False, data: Mapping[str, 
 
 def _log(written: list[dict[str, Any]]) -> None:
     for one in written:
-        level = logging.WARNING if one["kind"] in _WARNINGS else logging.INFO
+        level = logging.WARNING if one["kind"] in _WARNINGS or "error" in one["data"] else logging.INFO
         event = Event(
             0, from_text(one["at"]), Kind(one["kind"]), one["model"], one["run_id"], one["actor"], one["data"]
         )

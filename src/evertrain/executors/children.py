@@ -34,6 +34,7 @@ class _Child:
     lane: str
     job: Job | None = None
     items: int = 0
+    idle_since: float = 0.0
     buffer: bytearray = field(default_factory=bytearray)
     ending: str | None = None  # why we are ending it
     kill_at: float | None = None
@@ -50,10 +51,16 @@ class Children:
         root: the project's folder; children run there and can import its modules.
         log: file for what trainers print.
         most: how many children at once, beside one for reading.
+        most_items: a child is replaced after that many items.
+        most_mb: a child that holds more memory after an item is replaced.
+        idle_s: a child without work for that long is ended; its libraries are most of what the loop costs at rest.
     """
 
-    def __init__(self, root: Path, log: Path, most: int, *, most_items: int = 5000, most_mb: float = 1500.0) -> None:
-        self.root, self.log, self.most_items, self.most_mb = root, log, most_items, most_mb
+    def __init__(
+        self, root: Path, log: Path, most: int, *, most_items: int = 5000, most_mb: float = 1500.0, idle_s: float = 60.0
+    ) -> None:
+        self.root, self.log = root, log
+        self.most_items, self.most_mb, self.idle_s = most_items, most_mb, idle_s
         self.lanes = {"work": most, "read": 1}
         self._children: list[_Child] = []
         self._selector = selectors.DefaultSelector()
@@ -148,7 +155,7 @@ class Children:
             child.job.item, child.job.since = message["item"], time.monotonic()
             child.items += 1
         elif message["type"] in ("done", "error"):
-            child.job = None
+            child.job, child.idle_since = None, time.monotonic()
             if child.items >= self.most_items or (_memory_mb(child.process.pid) or 0) > self.most_mb:
                 self._end(child)
 
@@ -164,6 +171,8 @@ class Children:
             elif job.memory_mb is not None and (used := _memory_mb(child.process.pid)) and used > job.memory_mb:
                 child.ending = f"oom:{used:.0f}"
                 _signal(child, signal.SIGKILL)
+        elif now - child.idle_since > self.idle_s:
+            self._end(child)
 
     def _stop(self, child: _Child, why: str) -> None:
         child.ending, child.kill_at = why, time.monotonic() + _GRACE_S

@@ -167,7 +167,13 @@ def end_items(tx: Tx, owner: str, ends: Sequence[End]) -> None:
             outcomes={
                 state: ranges([one for one in ids if one in mine]) for state, ids in outcomes.items() if mine & set(ids)
             },
+            **_first_failure([end for end in ends if end.item_id in mine]),
         )
+
+
+def _first_failure(ends: Sequence[End]) -> dict[str, Any]:
+    found = next((end for end in ends if end.state == ItemState.FAILED), None)
+    return {} if found is None else {"reason": found.reason, "error_class": found.error_class, "error": found.error}
 
 
 def check_held(tx: Tx, owner: str, held: Sequence[tuple[int, int]]) -> None:
@@ -244,6 +250,7 @@ def retry_items(tx: Tx, owner: str, ends: Sequence[End], *, delay_s: float, cras
             attempt=row.attempt,
             reason=end.reason,
             error_class=end.error_class,
+            error=end.error,
             **data,
         )
         if state != ItemState.WAITING:

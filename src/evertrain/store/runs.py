@@ -169,7 +169,14 @@ def end_runs(tx: Tx, items: Sequence[int]) -> list[int]:
             outcomes=dump(outcomes),
             id=run.id,
         )
-        tx.event(Kind.RUN_ENDED, model=run.name, run_id=run.id, state=state, outcomes=dict(outcomes))
+        tx.event(
+            Kind.RUN_ENDED,
+            model=run.name,
+            run_id=run.id,
+            state=state,
+            outcomes=dict(outcomes),
+            reason=telling_reason(tx, run.id),
+        )
     return [run.id for run in runs]
 
 
