@@ -20,7 +20,7 @@ ROWS = [
     ["triggers", "gate", "policy"],
     ["plan", "replay"],
     ["sources", "artifacts", "store"],
-    ["registry", "trainers", "notify", "observations", "watch"],
+    ["registry", "trainers", "notify", "observations", "watch", "datasets"],
     ["executors", "serving"],
     ["control", "loader"],
     ["loop"],

@@ -7,6 +7,7 @@ line of user code.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import field
 from datetime import timedelta
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, cast, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, cast, dataclass_transform, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -52,7 +53,7 @@ def config_error(where: str, error: ValidationError) -> ConfigError:
         loc[0] = fields[int(loc[0])]
     name = ".".join([where, *loc])
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return UnknownName(".".join([where, *loc[:-1]]) + " field", loc[-1], fields)
+        return UnknownName(".".join([where, *loc[:-1]]) + " field", loc[-1], fields or _fields_at(where, loc[:-1]))
     if first["type"] in ("missing", "missing_argument"):
         return ConfigError(name, "missing", "a value")
     cause = first.get("ctx", {}).get("error")
@@ -62,6 +63,22 @@ def config_error(where: str, error: ValidationError) -> ConfigError:
 
 def _fields_of(where: str) -> list[str]:
     found = globals().get(where)
+    return list(getattr(found, "__dataclass_fields__", {}))
+
+
+def _fields_at(where: str, loc: Sequence[str]) -> list[str]:
+    """Return the fields of the declaration at a place, e.g. of the Gate at "project", ["models", "iris", "gate"]."""
+    found: Any = {"project": ProjectSpec, "model": ModelSpec}.get(where)
+    steps = {"models": ModelSpec, "gate": Gate, "keep": Retention, "partition_by": Dimension, "on_bad_rows": BadRows}
+    kinds = [*get_args(Source), *get_args(TrainerSpec), *get_args(Trigger), *get_args(Channel)]
+    tags = {one.__dataclass_fields__["kind"].default: one for one in kinds}
+    mapping = False
+    for step in loc:
+        if mapping:  # a name that a person chose
+            mapping = False
+            continue
+        found = steps.get(step) or tags.get(step) or found
+        mapping = step in ("models", "sources")
     return list(getattr(found, "__dataclass_fields__", {}))
 
 
@@ -203,6 +220,14 @@ def _parse_url(value: object) -> str:
     return _without_password("SqlQuery.url", value)
 
 
+def _parse_params(value: object) -> object:
+    try:
+        json.dumps(value, allow_nan=False, default=str, skipkeys=True)
+    except ValueError:  # JSON has no word for them, and would quietly make them null: another model
+        raise ValueError("numbers other than NaN and infinity") from None
+    return value
+
+
 def _parse_channel(value: object) -> object:
     return _without_password("Message.url", value) if isinstance(value, str) else value
 
@@ -224,11 +249,13 @@ def _without_password(name: str, value: str) -> str:
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration)]
 Share = Annotated[float, BeforeValidator(parse_share)]
 Name = Annotated[str, BeforeValidator(parse_name)]
+Params = Annotated[Mapping[str, Any], BeforeValidator(_parse_params)]
 ImportPath = Annotated[str, BeforeValidator(parse_import_path)]
 Columns = Annotated[tuple[str, ...], BeforeValidator(_text_tuple)]
 Url = Annotated[str, BeforeValidator(_parse_url)]
 ChannelUrl = Annotated[str, Field(min_length=1), BeforeValidator(_parse_channel)]
 Text = Annotated[str, Field(min_length=1)]
+ColumnKind = Literal["integer", "number", "boolean", "date", "instant", "text"]
 Positive = Annotated[int, Field(ge=1), BeforeValidator(_no_truth)]
 
 
@@ -363,7 +390,7 @@ class Function:
     """
 
     function: ImportPath
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
     probe: ImportPath | None = None
     key: Columns = ()
     time: str | None = None
@@ -372,7 +399,31 @@ class Function:
     kind: Literal["function"] = "function"
 
 
-Source = CsvFile | ParquetFile | SqlQuery | Function
+@spec
+class Dataset:
+    """Rows that Evertrain keeps, with every version they had; written by `ingest`, `edit`, `delete` and `undo`.
+
+    Attributes:
+        key: columns that identify a row: the newer row of a key wins. Without them a row is its content.
+        time: column that says when a row happened; splits then go by time.
+        columns: types by name (integer, number, boolean, date, instant, text) of columns whose type the first batch
+            may not show; others get the type that the first batch has.
+        delimiter, encoding, on_bad_rows: of CSV files, as in `CsvFile`.
+        keep_history: how long rows of earlier versions are kept.
+    """
+
+    key: Columns = ()
+    time: str | None = None
+    columns: Mapping[str, ColumnKind] = field(default_factory=dict)
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    encoding: str = "utf-8"
+    on_bad_rows: OnBadRows = REFUSE
+    max_shrink: Share = 1.0
+    keep_history: Duration = timedelta(days=90)
+    kind: Literal["dataset"] = "dataset"
+
+
+Source = CsvFile | ParquetFile | SqlQuery | Function | Dataset
 AnySource = Annotated[Source, Field(discriminator="kind")]
 
 
@@ -388,7 +439,7 @@ class Estimator:
     """
 
     path: ImportPath
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
     preprocess: bool | None = None
     kind: Literal["sklearn"] = "sklearn"
 
@@ -417,7 +468,7 @@ class Custom:
     """A trainer class of yours as import path and parameters; see `Trainer` for what it must offer."""
 
     path: ImportPath
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
     kind: Literal["custom"] = "custom"
 
 
@@ -717,7 +768,8 @@ class Message:
     kind: Literal["message"] = "message"
 
 
-AnyNotify = Annotated[Callback | Message, Field(discriminator="kind")]
+Channel = Callback | Message
+AnyNotify = Annotated[Channel, Field(discriminator="kind")]
 
 
 @spec

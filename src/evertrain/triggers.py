@@ -5,6 +5,7 @@ Pure: facts in, decisions out. Who gathers the facts, and what a decision causes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,6 +15,8 @@ from typing import Any
 from evertrain import calendar, scores
 from evertrain.partitions import KeyText
 from evertrain.specs import Cause, Environment, MaxAge, ModelSpec, Schedule, ScoreDrop, spoken
+
+_VISIBLE = 1e-9  # a smaller change of a score that was 0 is rounding
 
 
 class Severity(StrEnum):
@@ -260,21 +263,22 @@ class Recheck:
 def on_score(trigger: ScoreDrop, score: str, found: Sequence[Recheck]) -> Decision:
     """Decide whether champions score worse on new labelled rows than when they were promoted."""
     rule, shown = "score_drop", scores.get(score)
-    dropped: list[tuple[Recheck, float]] = []
+    dropped: list[tuple[Recheck, float | None]] = []
     judged = [
         one for one in found if one.value is not None and one.baseline is not None and one.rows >= trigger.min_rows
     ]
     for one in judged:
         assert one.value is not None
         assert one.baseline is not None
-        change = scores.improvement(score, one.baseline, one.value).percent
-        if change is not None and change < -100 * trigger.threshold:
-            dropped.append((one, change))
+        change = scores.improvement(score, one.baseline, one.value)
+        # From nothing there is no percentage: an error that was 0 and is there now has grown beyond any.
+        if -change.points > _VISIBLE if change.percent is None else change.percent < -100 * trigger.threshold:
+            dropped.append((one, change.percent))
     evidence = {
         "score": shown.name,
         "checked": len(judged),
         "rows": {one.name: one.rows for one in found[:20]},
-        "dropped": {one.name: round(change, 2) for one, change in dropped[:20]},
+        "dropped": {one.name: None if change is None else round(change, 2) for one, change in dropped[:20]},
     }
     if not judged:
         rows = max((one.rows for one in found), default=0)
@@ -299,7 +303,7 @@ def on_score(trigger: ScoreDrop, score: str, found: Sequence[Recheck]) -> Decisi
             f" against {scores.format_score(score, best.baseline)} at promotion",
             evidence=evidence,
         )
-    worst, change = min(dropped, key=lambda pair: pair[1])
+    worst, percent = min(dropped, key=lambda pair: -math.inf if pair[1] is None else pair[1])
     assert worst.value is not None
     assert worst.baseline is not None
     where = (
@@ -311,7 +315,7 @@ def on_score(trigger: ScoreDrop, score: str, found: Sequence[Recheck]) -> Decisi
         True,
         "dropped",
         f"{shown.name} fell from {scores.format_score(score, worst.baseline)} to {scores.format_score(score, worst.value)}"
-        f" ({change:+.1f} %) on {plural(worst.rows, 'labelled row')} newer than the training{where}",
+        f"{'' if percent is None else f' ({percent:+.1f} %)'} on {plural(worst.rows, 'labelled row')} newer than the training{where}",
         Severity.HIGH,
         evidence,
         tuple(one.key for one, _ in dropped),

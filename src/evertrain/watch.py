@@ -100,11 +100,18 @@ def _reading(spec: ModelSpec, source: Source) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Found:
-    """What a read came to for one model: its decision, where it has a rule for changes, and how many were asked for."""
+    """What a read came to for one model.
+
+    Attributes:
+        decision: where it has a rule for changes.
+        asked: how many partitions were asked for.
+        problem: why it cannot use what was read.
+    """
 
     model: str
     decision: Decision | None
     asked: int
+    problem: str | None = None
 
 
 def apply(
@@ -161,7 +168,7 @@ def failed(tx: Tx, project: ProjectSpec, name: str, reason: str) -> list[Found]:
     for user in models.every(tx):
         if user.spec.source == name:
             change = Change(read.called(project.sources[name]), 0, problem=reason, serving=serving(tx, user))
-            found.append(Found(user.name, _decide(tx, project, user, change, ()), 0))
+            found.append(Found(user.name, _decide(tx, project, user, change, ()), 0, reason))
     if row is None or row.problem != reason:  # else it was said before; the decisions above count on
         tx.event(Kind.SOURCE_FAILED, source=name, problem=reason)
     return found
@@ -203,7 +210,7 @@ def _apply_model(
     called = answer["called"]
     if problem:
         change = Change(called, answer["rows"], problem=problem, serving=serving(tx, user), set_aside=aside)
-        return Found(user.name, _decide(tx, project, user, change, ()), 0)
+        return Found(user.name, _decide(tx, project, user, change, ()), 0, problem)
     extract = answer["models"][user.name]
     recipe = next(one["recipe"] for one in asked["models"] if one["reading"]["model"] == user.name)
     present = _with_rollups(user.spec, list(leaves(extract["index"])))
@@ -313,7 +320,13 @@ def _discover(tx: Tx, user: models.Model, fresh: Mapping[KeyText, tuple[bool, in
         return
     spec = user.spec
     request = demand.Request(Cause.DECLARATION, "no model yet")
+    known = marks.of_model(tx, user.id)
+    rows = [demand.partition(tx, user.id, key) for key in fresh if key in known and known[key].state == "live"]
+    # Its first try ended before there was anything to read, such as on a missing file; nobody else asks again.
+    tried = [KeyText(row.key) for row in rows if row and row.champion_id is None and row.considered >= row.wanted]
     demand.find_partitions(tx, user.id, user.name, {key: leaf for key, (leaf, _, _) in fresh.items()}, request)
+    if tried:
+        demand.want(tx, user.id, user.name, request, tried)
     marks.begin(tx, user.id, fresh)
     small = {
         key: (mark, f"Insufficient samples: {rows} < {spec.min_samples}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,6 +85,8 @@ def opened(*, keeper: bool = False, terminal: bool = False) -> Iterator[Opened]:
 
     root = folder()
     log_to(root / "logs" / "retraining.log", terminal=terminal)
+    if str(root) not in sys.path:
+        sys.path.append(str(root))  # the project's own modules, for executor="inline"
     opened = open_project(root, keeper=keeper, actor=user())
     try:
         with opened.store.read() as tx:

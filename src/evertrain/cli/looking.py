@@ -209,6 +209,7 @@ def versions(
 
     with here.opened() as opened:
         found = back.versions(opened, model, limit)
+        earlier = back.can_return(opened, model)
     if as_json:
         show.as_json({"model": model, "versions": found})
         return
@@ -231,11 +232,7 @@ def versions(
     ]
     styles = ["green" if one["serving"] else None for one in found]
     show.table(["version", "state", "at", "trigger", "fits", "serving", "score", "verdict"], rows, styles=styles)
-    show.following(
-        f"rollback {model}"
-        if len([one for one in found if one["state"] in ("serving", "archived")]) > 1
-        else f"why {model}"
-    )
+    show.following(f"rollback {model}" if earlier else f"why {model}")
 
 
 @app.command()

@@ -223,6 +223,12 @@ def _judged(opened: Opened, hands: Supervisor, model: models.Model, project: Any
     return {"result": result, "place": data, "size": size}
 
 
+def can_return(opened: Opened, model: str) -> bool:
+    """Return whether a rollback would find an earlier fit."""
+    with opened.store.read() as tx:
+        return bool(registry.returns(tx, models.by_name(tx, model).id, keys=None, version=None, run_id=None))
+
+
 def versions(opened: Opened, model: str, limit: int = 20) -> list[dict[str, Any]]:
     """Return a model's versions, newest first: what each came to and how many partitions it serves."""
     with opened.store.read() as tx:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evertrain.config import PROJECT_FILES, project_file
-from evertrain.errors import ConfigError, Conflict
+from evertrain.errors import ConfigError, Conflict, DataError
 from evertrain.partitions import printable
 from evertrain.specs import CsvFile, ParquetFile, spoken
 
@@ -55,6 +55,14 @@ def guess(file: Path, root: Path, *, target: str | None = None) -> Guessed:
     source = ParquetFile(relative) if parquet else CsvFile(relative)
     table = read(source, root)
     frame = table.frame
+    if not frame.height:
+        raise DataError(
+            f"{relative} has no usable rows{f', {_aside(table)}' if table.set_aside_count else ''}", source=relative
+        )
+    if frame.width < 2:
+        raise DataError(
+            f"{relative} has one column; a model needs a target and something to tell it from", source=relative
+        )
     if target is not None and target not in frame.columns:
         raise ConfigError("--target", target, ", ".join(frame.columns))
     time, key = _time(frame), _key(frame)

@@ -210,10 +210,14 @@ def verify(copy: Path) -> None:
     """
     if not (copy / _MANIFEST).is_file() or not (copy / _DATABASE).is_file():
         raise StoreError(f"{copy} is no backup: {_MANIFEST} or {_DATABASE} is missing")
-    if problem := upkeep.problem_of_copy(copy / _DATABASE):
+    try:
+        problem, listed = upkeep.problem_of_copy(copy / _DATABASE), upkeep.artifacts_of_copy(copy / _DATABASE)
+    except sqlite3.DatabaseError as error:  # so damaged that it cannot even be asked
+        raise StoreError(f"the store in {copy} is damaged: {error}") from error
+    if problem:
         raise StoreError(f"the store in {copy} is damaged: {problem}")
     artifacts = Artifacts(copy / "artifacts")
-    for digest in upkeep.artifacts_of_copy(copy / _DATABASE):
+    for digest in listed:
         path = artifacts.path(digest)
         if not path.is_file() or digest_of(path)[0] != digest:
             raise StoreError(f"artifact {digest[:12]} in {copy} is missing or damaged")

@@ -208,16 +208,18 @@ class Supervisor:
         with self.store.write() as tx:
             leases.check(tx, self.owner)  # what was read before a long sleep is older than what others applied since
             if message["type"] == "error":
-                watch.failed(tx, reading.project, reading.name, str(message["reason"]).removeprefix("DataError: "))
+                reason = str(message["reason"]).removeprefix("DataError: ")
+                found = watch.failed(tx, reading.project, reading.name, reason)
             else:
-                watch.apply(tx, reading.project, reading.name, message, reading.task, force=reading.force)
+                found = watch.apply(tx, reading.project, reading.name, message, reading.task, force=reading.force)
         self._readings.pop(reading.name, None)
         self._sweep_extracts()
         for answer in reading.answers:
             answer(message)
         for batch in [one for one in self._held if one.model.spec.source == reading.name]:
-            if message["type"] == "error":
-                self._skip(batch, str(message["reason"]).removeprefix("DataError: "))
+            problem = next((one.problem for one in found if one.model == batch.model.name), None)
+            if problem:
+                self._skip(batch, problem)
             else:
                 self._claimed.append(batch.claim)
             self._held.remove(batch)

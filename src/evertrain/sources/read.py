@@ -23,13 +23,11 @@ def called(source: Source) -> str:
     """Return how messages name a source: the file's name, the query, the function."""
     if isinstance(source, CsvFile | ParquetFile):
         return Path(source.path).name
-    return (
-        source.function
-        if isinstance(source, Function)
-        else source.query
-        if len(source.query) <= 60
-        else (source.query[:57] + "...")
-    )
+    if isinstance(source, Function):
+        return source.function
+    if isinstance(source, SqlQuery):
+        return source.query if len(source.query) <= 60 else source.query[:57] + "..."
+    return "its dataset"
 
 
 def look(source: Source, root: Path) -> str | None:
@@ -66,7 +64,11 @@ def read(source: Source, root: Path, expected: Schema | None = None) -> Table:
         return _read_csv(source, root, expected)
     if isinstance(source, ParquetFile):
         return _read_parquet(source, root)
-    return _read_sql(source, root) if isinstance(source, SqlQuery) else _call(source)
+    if isinstance(source, SqlQuery):
+        return _read_sql(source, root)
+    if isinstance(source, Function):
+        return _call(source)
+    raise DataError("a dataset is in the store, nowhere else")
 
 
 def _read_csv(source: CsvFile, root: Path, expected: Schema | None) -> Table:
@@ -89,7 +91,7 @@ def _read_parquet(source: ParquetFile, root: Path) -> Table:
         raise DataError(f"{source.path} cannot be read: {error}", source=source.path) from None
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{source.path} is no usable Parquet file: {error}", source=source.path) from None
-    return _typed(frame, source)
+    return _typed(frame, called(source))
 
 
 def _read_sql(source: SqlQuery, root: Path) -> Table:
@@ -100,7 +102,7 @@ def _read_sql(source: SqlQuery, root: Path) -> Table:
         frame = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
     except (pl.exceptions.PolarsError, TypeError) as error:
         raise DataError(f"the answer of {called(source)!r} has mixed types in a column: {error}") from None
-    return _typed(frame, source)
+    return _typed(frame, called(source))
 
 
 def _select(source: SqlQuery, statement: str, root: Path) -> tuple[list[str], Sequence[Any]]:
@@ -140,17 +142,25 @@ def _url(source: SqlQuery, root: Path) -> Any:
 
 def _call(source: Function) -> Table:
     """Call a user's function; only a worker child comes here."""
+    return framed(call(source.function, **dict(source.params)), source.function)
+
+
+def framed(frame: Any, name: str) -> Table:
+    """Return a pandas or Polars data frame as a table.
+
+    Raises:
+        DataError: it is something else, or a column holds what no column can.
+    """
     import polars as pl
 
-    frame = call(source.function, **dict(source.params))
     if not isinstance(frame, pl.DataFrame):
         try:
-            frame = pl.DataFrame({str(name): _plain(frame[name]) for name in frame.columns})
-        except Exception as error:  # noqa: BLE001 - whatever a user's function answers
+            frame = pl.DataFrame({str(column): _plain(frame[column]) for column in frame.columns})
+        except Exception as error:  # noqa: BLE001 - whatever a user gives
             raise DataError(
-                f"{source.function} answered {type(frame).__name__}; a pandas or Polars data frame is needed ({error})"
+                f"{name} is {type(frame).__name__}; a pandas or Polars data frame is needed ({error})"
             ) from None
-    return _typed(frame, source)
+    return _typed(frame, name)
 
 
 def call(path: str, **params: Any) -> Any:
@@ -188,7 +198,7 @@ def _plain(series: Any) -> Any:
     return [None if missing else value for value, missing in zip(series.tolist(), series.isna(), strict=True)]
 
 
-def _typed(frame: pl.DataFrame, source: Source) -> Table:
+def _typed(frame: pl.DataFrame, name: str) -> Table:
     import polars as pl
 
     from evertrain.sources.table import DTYPES, ColumnType, Table, schema_of
@@ -202,5 +212,5 @@ def _typed(frame: pl.DataFrame, source: Source) -> Table:
         types = schema_of(frame)
         frame = frame.with_columns([pl.col(name).cast(DTYPES[ColumnType(kind)]) for name, kind in types.items()])
     except (DataError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{called(source)}: {error}") from None
+        raise DataError(f"{name}: {error}") from None
     return Table(frame)

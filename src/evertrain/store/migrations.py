@@ -147,6 +147,22 @@ CREATE TABLE cursors(reader TEXT PRIMARY KEY, event_id INTEGER NOT NULL, failure
 """
 
 
+_DATASETS = """
+CREATE TABLE datasets(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, key TEXT NOT NULL, columns TEXT NOT NULL,
+  version INTEGER NOT NULL DEFAULT 0, rows INTEGER NOT NULL DEFAULT 0,
+  writer TEXT, writer_boot TEXT, writer_until REAL, created_at TEXT NOT NULL);
+CREATE TABLE batches(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, dataset_id INTEGER NOT NULL REFERENCES datasets(id), version INTEGER NOT NULL,
+  kind TEXT NOT NULL CHECK(kind IN ('ingest', 'edit', 'delete', 'undo')), source TEXT NOT NULL, actor TEXT NOT NULL,
+  at TEXT NOT NULL, added INTEGER NOT NULL, updated INTEGER NOT NULL, removed INTEGER NOT NULL,
+  unchanged INTEGER NOT NULL, set_aside INTEGER NOT NULL, digest TEXT NOT NULL,
+  undoes INTEGER REFERENCES batches(id), token TEXT);
+CREATE INDEX batches_dataset ON batches(dataset_id, id);
+CREATE UNIQUE INDEX batches_token ON batches(dataset_id, token) WHERE token IS NOT NULL;
+"""
+
+
 def transition_guards() -> list[str]:
     """Return the triggers that refuse an illegal change of state, made from the one table of transitions."""
     statements = []
@@ -173,7 +189,13 @@ def _create(tx: Tx) -> None:
         tx.run(statement)
 
 
-MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_create,)
+def _add_datasets(tx: Tx) -> None:
+    for statement in _DATASETS.split(";"):
+        if statement.strip():
+            tx.run(statement)
+
+
+MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_create, _add_datasets)
 
 
 def migrate(store: Store) -> int:

@@ -1,0 +1,551 @@
+"""Datasets: rows from files, frames and applications become versions of a table that Evertrain keeps.
+
+Every write is a batch: who, from where, how many rows added, updated, removed and left alone. The newer row of a key
+wins; the same batch again changes nothing; what cannot be used refuses the whole batch with its line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evertrain.errors import Conflict, DataError, NotFound, StoreBusy
+from evertrain.partitions import printable
+from evertrain.specs import CsvFile, Dataset, ParquetFile
+from evertrain.store import datasets as table
+from evertrain.store.connect import Record, Store, Tx
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from evertrain.sources.table import Table
+
+CHUNK = 5000  # rows written in one transaction: other writers wait for no more than that
+_TURN_S = 30.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one write came to.
+
+    Attributes:
+        number: of the batch; None where a retry met the batch that was written before.
+        version: the version that holds it; the one of before where nothing changed.
+        left: keys that an undo left alone, because later batches touched them.
+    """
+
+    number: int
+    dataset: str
+    version: int
+    kind: str
+    added: int
+    updated: int
+    removed: int
+    unchanged: int
+    set_aside: int = 0
+    again: bool = False
+    left: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [
+            f"{number:,} {what}"
+            for number, what in (
+                (self.added, "added"),
+                (self.updated, "updated"),
+                (self.removed, "removed"),
+                (self.unchanged, "unchanged"),
+                (self.set_aside, "set aside"),
+            )
+            if number
+        ]
+        return f"batch {self.number} of {self.dataset}: {', '.join(parts) or 'no rows'}; version {self.version}"
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def ingest(
+    store: Store, name: str, spec: Dataset, data: object, *, source: str = "", actor: str = "", token: str | None = None
+) -> Batch:
+    """Merge rows into a dataset as one new version.
+
+    Args:
+        data: a pandas or Polars data frame, or the path of a CSV (`.csv`, `.txt`) or Parquet file.
+        source: how the batch is called; by default the file's name.
+        token: of the request: the same token again answers the batch that was written then.
+
+    Raises:
+        DataError: rows cannot be used, or two of them have one key and differ; nothing is kept.
+        Conflict: the token was used for other rows.
+    """
+    with store.read() as tx:
+        before = table.by_name(tx, name)
+    rows = read(data, spec, before)
+    source = source or (Path(data).name if isinstance(data, str | Path) else "a data frame")
+    columns = _columns(name, spec, before, rows.frame)
+    prepared, repeated = _prepared(spec, rows, columns, source)
+    digest = _digest(prepared)
+
+    how = {"kind": "ingest", "source": source, "digest": digest, "set_aside": rows.set_aside_count, "token": token}
+    counts = table.Counts(unchanged=repeated)
+
+    def prepare(tx: Tx) -> table.Dataset:
+        return table.widen(tx, table.by_name(tx, name) or table.create(tx, name, spec.key, columns), columns)
+
+    def work(tx: Tx, dataset: table.Dataset, chunk: Sequence[Any], is_last: bool) -> Batch | None:
+        nonlocal counts
+        if token is not None and (found := table.by_token(tx, dataset, token)) is not None:
+            if found.digest != digest:
+                raise Conflict(f"the token {token!r} was used for batch {found.id}, which held other rows")
+            return _batch(name, found, again=True)
+        version = dataset.version + 1 if counts.chunks else table.reserve(tx, dataset)
+        counts += table.merge(tx, dataset, version, chunk)
+        return _kept(tx, dataset, version, counts, how) if is_last else None
+
+    chunks = [prepared[at : at + CHUNK] for at in range(0, len(prepared), CHUNK)] or [[]]
+    if len(chunks) > 1:
+        return _in_steps(store, name, actor, chunks, work, prepare)
+    return _at_once(store, name, actor, lambda tx, dataset: _made(work(tx, dataset, chunks[0], True)), prepare)
+
+
+def _made(batch: Batch | None) -> Batch:
+    assert batch is not None
+    return batch
+
+
+def edit(store: Store, name: str, rows: Sequence[Mapping[str, Any]], *, actor: str = "") -> Batch:
+    """Change some values of rows that are there; each mapping names its row by the key columns.
+
+    Raises:
+        NotFound: no row has that key.
+        DataError: a column does not exist, or a value is not of its type.
+    """
+
+    def work(tx: Tx, dataset: table.Dataset) -> Batch:
+        # Read where it is written: between two transactions another could change another column of the row.
+        merged = _edited(tx, dataset, rows)
+        version = table.reserve(tx, dataset)
+        counts = table.merge(tx, dataset, version, merged)
+        return _kept(tx, dataset, version, counts, {"kind": "edit", "source": "edit", "digest": _digest(merged)})
+
+    return _at_once(store, name, actor, work)
+
+
+def _edited(tx: Tx, dataset: table.Dataset, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    _needs_key(dataset)
+    keys = [key_of(dataset, one) for one in rows]
+    values = table.of_keys(tx, dataset, keys)
+    names = list(dataset.columns)
+    for key, one in zip(keys, rows, strict=True):
+        if key not in values:
+            raise NotFound(f"{dataset.name} has no row {printable(key)}")
+        for column, value in one.items():
+            if column not in dataset.columns:
+                raise DataError(
+                    f"{column!r} is no column of {dataset.name}; there are {', '.join(names)}", column=column
+                )
+            values[key][names.index(column)] = to_sql(dataset.columns[column], value, column)
+    return [(key, *row) for key, row in values.items()]
+
+
+def delete(store: Store, name: str, keys: Sequence[Mapping[str, Any]], *, actor: str = "") -> Batch:
+    """Remove rows by their key columns; rows that are not there are counted as unchanged."""
+
+    def work(tx: Tx, dataset: table.Dataset) -> Batch:
+        _needs_key(dataset)
+        found = list(dict.fromkeys(key_of(dataset, one) for one in keys))
+        version = table.reserve(tx, dataset)
+        counts = table.remove(tx, dataset, version, found)
+        digest = _digest([(key,) for key in found])
+        return _kept(tx, dataset, version, counts, {"kind": "delete", "source": "delete", "digest": digest})
+
+    return _at_once(store, name, actor, work)
+
+
+def undo(store: Store, name: str, number: int, *, actor: str = "") -> Batch:
+    """Reverse a batch where no later one touched its rows; those that were touched are left and named.
+
+    Raises:
+        NotFound: the dataset has no such batch.
+        Conflict: the batch changed nothing, or everything it did was changed again since.
+    """
+
+    def work(tx: Tx, dataset: table.Dataset) -> Batch:
+        batch = table.batch(tx, dataset, number)
+        if not batch.added + batch.updated + batch.removed:
+            raise Conflict(f"batch {number} changed nothing, so there is nothing to undo")
+        version = table.reserve(tx, dataset)
+        counts, left = table.undo(tx, dataset, version, batch.version)
+        if not counts.changed:
+            raise Conflict(f"every row of batch {number} was changed again by a later batch; undo that one first")
+        how = {"kind": "undo", "source": f"undo of batch {number}", "digest": "", "undoes": number}
+        return replace(_kept(tx, dataset, version, counts, how), left=tuple(left))
+
+    return _at_once(store, name, actor, work)
+
+
+def _kept(tx: Tx, dataset: table.Dataset, version: int, counts: table.Counts, how: dict[str, Any]) -> Batch:
+    """Publish a version, or record that the batch changed nothing."""
+    keep = table.publish if counts.changed else table.record
+    number = keep(tx, dataset, version if counts.changed else version - 1, counts, **how)
+    return _batch(dataset.name, table.batch(tx, dataset, number))
+
+
+# --- one writer at a time ---------------------------------------------------------------------------------------
+
+
+def _at_once(
+    store: Store,
+    name: str,
+    actor: str,
+    work: Callable[[Tx, table.Dataset], Batch],
+    prepare: Callable[[Tx], table.Dataset] | None = None,
+) -> Batch:
+    """Do a whole write in one transaction, as soon as no larger one is under way."""
+    deadline = time.monotonic() + 2 * _TURN_S
+    while True:
+        with store.write(actor or None) as tx:
+            dataset = table.by_name(tx, name)
+            if dataset is None or not table.is_taken(tx, dataset):
+                dataset = prepare(tx) if prepare else _again(tx, name)
+                table.free(tx, dataset)  # a turn that ran out is over: its owner must not go on beside this write
+                return work(tx, dataset)
+        _wait(name, deadline)
+
+
+def _in_steps(
+    store: Store,
+    name: str,
+    actor: str,
+    chunks: Sequence[Sequence[Any]],
+    work: Callable[[Tx, table.Dataset, Sequence[Any], bool], Batch | None],
+    prepare: Callable[[Tx], table.Dataset],
+) -> Batch:
+    """Do a large write in transactions of one chunk each, so that others wait for one chunk and not for all."""
+    writer = secrets.token_hex(16)
+    _take_turn(store, name, writer, prepare)
+    try:
+        for place, chunk in enumerate(chunks):
+            with store.write(actor or None) as tx:
+                dataset = _held(tx, name, writer)
+                if made := work(tx, prepare(tx) if place == 0 else dataset, chunk, place == len(chunks) - 1):
+                    return made
+    finally:
+        with store.write() as tx:
+            if found := table.by_name(tx, name):
+                table.free(tx, found, writer)
+    raise AssertionError("the last chunk publishes")
+
+
+def _take_turn(store: Store, name: str, writer: str, prepare: Callable[[Tx], table.Dataset]) -> None:
+    deadline = time.monotonic() + 2 * _TURN_S
+    while True:
+        with store.write() as tx:
+            if table.take(tx, table.by_name(tx, name) or prepare(tx), writer, _TURN_S):
+                return
+        _wait(name, deadline)
+
+
+def _wait(name: str, deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise StoreBusy(f"another large batch is being written to {name}; try again when it is done")
+    time.sleep(0.05)
+
+
+def _held(tx: Tx, name: str, writer: str) -> table.Dataset:
+    dataset = _again(tx, name)
+    if not table.holds(tx, dataset, writer):
+        raise StoreBusy(
+            f"this batch took too long between two steps and lost its turn on {name}; nothing of it was kept"
+        )
+    table.take(tx, dataset, writer, _TURN_S)
+    return dataset
+
+
+def _again(tx: Tx, name: str) -> table.Dataset:
+    if (found := table.by_name(tx, name)) is None:
+        raise _unknown(name)
+    return found
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(f"dataset {name} holds no rows yet; `evertrain ingest {name} FILE.csv` brings the first")
+
+
+def _needs_key(dataset: table.Dataset) -> None:
+    if not dataset.key:
+        raise Conflict(f"{dataset.name} declares no key=, so a single row has no name; ingest the whole file again")
+
+
+def _batch(name: str, row: Record, *, again: bool = False, left: tuple[str, ...] = ()) -> Batch:
+    return Batch(
+        row.id,
+        name,
+        row.version,
+        row.kind,
+        row.added,
+        row.updated,
+        row.removed,
+        row.unchanged,
+        row.set_aside,
+        again,
+        left,
+    )
+
+
+# --- from what people have to rows ------------------------------------------------------------------------------
+
+
+def read(data: object, spec: Dataset, before: table.Dataset | None) -> Table:
+    """Return a frame or a file as a table whose columns have the types that the dataset has."""
+    from evertrain.sources import read as sources
+    from evertrain.sources.table import Table
+
+    expected = {**(before.columns if before else {}), **spec.columns}
+    if isinstance(data, str | Path):
+        path = Path(data)
+        if path.suffix.lower() in (".parquet", ".pq"):
+            found = sources.read(ParquetFile(str(path)), Path())
+        elif path.suffix.lower() in (".csv", ".txt", ".tsv"):
+            found = sources.read(
+                CsvFile(str(path), delimiter=spec.delimiter, encoding=spec.encoding, on_bad_rows=spec.on_bad_rows),
+                Path(),
+                expected,
+            )
+        else:
+            raise DataError(f"{path.name} has an ending that is not read; .csv, .txt, .tsv, .parquet and .pq are")
+    else:
+        found = sources.framed(data, "the batch")
+    return Table(_cast(found.frame, expected), found.lines, found.set_aside, found.set_aside_count, found.notes)
+
+
+def _cast(frame: pl.DataFrame, expected: Mapping[str, str]) -> pl.DataFrame:
+    import polars as pl
+
+    from evertrain.sources.table import DTYPES, ColumnType, schema_of
+
+    changes = []
+    for name, kind in schema_of(frame).items():
+        wanted = expected.get(name, kind)
+        if wanted == kind or frame[name].null_count() == frame.height:
+            changes.append(pl.col(name).cast(DTYPES[ColumnType(wanted)]))
+        elif (kind, wanted) == (ColumnType.INTEGER, ColumnType.NUMBER):
+            changes.append(pl.col(name).cast(pl.Float64))
+        elif (kind, wanted) == (ColumnType.DATE, ColumnType.INSTANT):
+            changes.append(pl.col(name).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"))
+    return frame.with_columns(changes)
+
+
+def _columns(name: str, spec: Dataset, before: table.Dataset | None, frame: pl.DataFrame) -> dict[str, str]:
+    """Return the columns of a dataset with this batch in it.
+
+    Raises:
+        DataError: a column is missing, or would have to change its type by more than from integer to number.
+    """
+    from evertrain.sources.table import ColumnType, schema_of
+
+    found = schema_of(frame)
+    known = before.columns if before else {}
+    needed = {*known, *spec.key, *spec.columns, *([spec.time] if spec.time else [])}
+    if missing := sorted(needed - found.keys()):
+        raise DataError(
+            f"column {missing[0]!r} of {name} is missing; the batch has {', '.join(map(printable, found))}."
+            " A column without values may be empty, but must be there",
+            column=missing[0],
+        )
+    for column, kind in found.items():
+        had = known.get(column) or spec.columns.get(column) or kind
+        if had != kind and (had, kind) != (ColumnType.INTEGER, ColumnType.NUMBER):
+            raise DataError(
+                f"column {column!r} of {name} holds {had}, the batch has {kind}; only an integer may become a number",
+                column=column,
+            )
+    return {**known, **found}
+
+
+def _prepared(spec: Dataset, rows: Table, columns: Mapping[str, str], source: str) -> tuple[list[tuple[Any, ...]], int]:
+    """Return key text and SQL values of each row, each key once, and how many rows were exact repetitions.
+
+    Raises:
+        DataError: a key column has no value, or rows of one key differ.
+    """
+    import polars as pl
+
+    frame = rows.frame.select(
+        [pl.lit(None).alias(name) if name not in rows.frame.columns else pl.col(name) for name in columns]
+    )
+    values = list(zip(*[_sql_values(frame[name], columns[name]) for name in columns], strict=True)) if columns else []
+    places = [list(columns).index(name) for name in spec.key]
+    found: dict[str, tuple[Any, ...]] = {}
+    first: dict[str, int] = {}
+    times: dict[str, int] = {}
+    repeated = 0
+    for at, row in enumerate(values):
+        if places:
+            parts = [row[place] for place in places]
+            if any(part is None for part in parts):
+                empty = spec.key[next(n for n, part in enumerate(parts) if part is None)]
+                raise DataError(
+                    f"{printable(source)}{_line(rows, at)}: the key column {empty!r} is empty", column=empty
+                )
+            key = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+        else:
+            content = hashlib.sha256(repr(row).encode()).hexdigest()
+            times[content] = times.get(content, 0) + 1
+            key = f"{content}:{times[content]}"
+        if key not in found:
+            found[key], first[key] = row, at
+        elif found[key] == row:
+            repeated += 1
+        else:
+            raise DataError(
+                f"{printable(source)}{_line(rows, at)} has the key {printable(key)} of{_line(rows, first[key])} and other"
+                " values; one file may name a row once",
+                column=spec.key[0],
+            )
+    return [(key, *row) for key, row in found.items()], repeated
+
+
+def _line(rows: Table, at: int) -> str:
+    return f" line {rows.lines[at]}" if rows.lines is not None else f" row {at + 1}"
+
+
+def _sql_values(values: pl.Series, kind: str) -> list[Any]:
+    import polars as pl
+
+    from evertrain.sources.table import ColumnType
+
+    if kind == ColumnType.DATE:
+        return values.dt.to_string("%Y-%m-%d").to_list() if values.dtype == pl.Date else values.to_list()
+    if kind == ColumnType.INSTANT:
+        return values.cast(pl.Datetime("us", "UTC")).to_physical().to_list()
+    if kind == ColumnType.BOOLEAN:
+        return values.cast(pl.Int64).to_list()
+    if kind == ColumnType.NUMBER:
+        return values.cast(pl.Float64).fill_nan(None).to_list()
+    return values.to_list()
+
+
+def to_sql(kind: str, value: Any, column: str) -> Any:
+    """Return one value as it is stored.
+
+    Raises:
+        DataError: it is not of the column's type.
+    """
+    from evertrain.sources.table import ColumnType
+
+    if value is None or value != value:
+        return None
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind == ColumnType.INTEGER and whole:
+        return value
+    if kind == ColumnType.NUMBER and (whole or isinstance(value, float)):
+        return float(value)
+    if kind == ColumnType.BOOLEAN and isinstance(value, bool):
+        return int(value)
+    if kind == ColumnType.TEXT and isinstance(value, str):
+        return value
+    if kind in (ColumnType.DATE, ColumnType.INSTANT):
+        return _moment(kind, value, column)
+    raise DataError(f"{column} is {value!r}; allowed: {_wanted(kind)}", column=column)
+
+
+def _moment(kind: str, value: Any, column: str) -> str | int:
+    from evertrain.sources.table import ColumnType
+
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if not isinstance(found, datetime):
+            found = datetime(found.year, found.month, found.day, tzinfo=UTC)
+    except (ValueError, AttributeError):
+        raise DataError(f"{column} is {value!r}; allowed: {_wanted(kind)}", column=column) from None
+    if kind == ColumnType.DATE:
+        return found.date().isoformat()
+    return (found.replace(tzinfo=found.tzinfo or UTC) - _EPOCH) // timedelta(microseconds=1)
+
+
+def _wanted(kind: str) -> str:
+    return {"date": "a date such as 2026-02-28", "instant": "an instant such as 2026-02-28T12:30:00Z"}.get(kind, kind)
+
+
+def from_sql(kind: str, value: Any) -> Any:
+    """Return a stored value as Python has it."""
+    from evertrain.sources.table import ColumnType
+
+    if value is None:
+        return None
+    if kind == ColumnType.BOOLEAN:
+        return bool(value)
+    if kind == ColumnType.DATE:
+        return date.fromisoformat(value)
+    if kind == ColumnType.INSTANT:
+        return _EPOCH + timedelta(microseconds=value)
+    return value
+
+
+def key_of(dataset: table.Dataset, row: Mapping[str, Any]) -> str:
+    """Return the key text of a row that is named by its key columns.
+
+    Raises:
+        DataError: a key column is missing.
+    """
+    if missing := [name for name in dataset.key if row.get(name) is None]:
+        raise DataError(
+            f"the key column {missing[0]!r} is missing; {dataset.name} names rows by {', '.join(dataset.key)}"
+        )
+    parts = [to_sql(dataset.columns[name], row[name], name) for name in dataset.key]
+    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+
+
+def _digest(rows: Sequence[tuple[Any, ...]]) -> str:
+    """Return what tells two batches apart, whatever the order of their rows."""
+    total = sum(int.from_bytes(hashlib.sha256(repr(row).encode()).digest(), "big") for row in rows) % 2**256
+    return f"{total:064x}"
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def frame_at(store: Store, name: str, version: int | None = None) -> pl.DataFrame:
+    """Return the rows of a version, by default the newest, as a Polars frame.
+
+    Raises:
+        NotFound: there is no such version.
+    """
+    with store.read() as tx:
+        dataset = _again(tx, name)
+        wanted = dataset.version if version is None else version
+        if not 0 <= wanted <= dataset.version:
+            raise NotFound(f"{name} has no version {wanted}; the newest is {dataset.version}")
+        rows = table.rows_at(tx, dataset, wanted)
+    return framed(dataset.columns, [tuple(row)[1:] for row in rows])
+
+
+def framed(columns: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> pl.DataFrame:
+    """Return stored rows as a frame with the dataset's types."""
+    import polars as pl
+
+    from evertrain.sources.table import DTYPES, ColumnType
+
+    stored = {ColumnType.BOOLEAN: pl.Int64(), ColumnType.DATE: pl.String(), ColumnType.INSTANT: pl.Int64()}
+    kinds = {name: ColumnType(kind) for name, kind in columns.items()}
+    frame = pl.DataFrame(
+        rows, schema={name: stored.get(kind, DTYPES[kind]) for name, kind in kinds.items()}, orient="row"
+    )
+    changes = []
+    for name, kind in kinds.items():
+        if kind is ColumnType.BOOLEAN:
+            changes.append(pl.col(name).cast(pl.Boolean))
+        elif kind is ColumnType.DATE:
+            changes.append(pl.col(name).str.to_date("%Y-%m-%d"))
+        elif kind is ColumnType.INSTANT:
+            changes.append(pl.col(name).cast(DTYPES[ColumnType.INSTANT]))
+    return frame.with_columns(changes)

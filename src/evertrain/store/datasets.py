@@ -1,0 +1,413 @@
+"""Datasets: rows that Evertrain keeps, each with the versions between which it held.
+
+A change closes the old row and opens a new one, so every earlier version can be read, compared and trained on. A
+version is written under a reserved number that no reader sees, in one transaction or in many, and published in one;
+what a dead writer left under a reserved number is swept by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evertrain.errors import Conflict, NotFound
+from evertrain.store.connect import Record, Tx, dump
+
+LIVE = "since <= :version AND (until IS NULL OR until > :version)"
+_INCOMING = "incoming"
+
+
+@dataclass
+class Dataset:
+    """One dataset as the store knows it.
+
+    Attributes:
+        key: columns that identify a row; empty: its content does.
+        columns: type by column name, in order; the n-th is kept in SQL column `c<n>`.
+        version: the newest one that readers see; 0 before the first batch.
+    """
+
+    id: int
+    name: str
+    key: tuple[str, ...]
+    columns: dict[str, str]
+    version: int
+    rows: int
+
+    @property
+    def table(self) -> str:
+        return f"ds_{self.id}"
+
+    def sql(self, column: str) -> str:
+        """Return the SQL name of a column."""
+        return f"c{list(self.columns).index(column) + 1}"
+
+    @property
+    def listed(self) -> str:
+        """Return the SQL names of all columns, separated by commas."""
+        return ", ".join(f"c{place}" for place in range(1, len(self.columns) + 1))
+
+
+@dataclass
+class Counts:
+    """What a batch did to rows."""
+
+    added: int = 0
+    updated: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    chunks: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.added + other.added,
+            self.updated + other.updated,
+            self.removed + other.removed,
+            self.unchanged + other.unchanged,
+            self.chunks + other.chunks,
+        )
+
+    @property
+    def changed(self) -> int:
+        return self.added + self.updated + self.removed
+
+
+def by_name(tx: Tx, name: str) -> Dataset | None:
+    """Return a dataset, None before its first batch."""
+    row = tx.row("SELECT * FROM datasets WHERE name = :name", name=name)
+    if row is None:
+        return None
+    return Dataset(row.id, row.name, tuple(json.loads(row.key)), json.loads(row.columns), row.version, row.rows)
+
+
+def create(tx: Tx, name: str, key: Sequence[str], columns: Mapping[str, str]) -> Dataset:
+    """Create a dataset and its table."""
+    number = int(
+        tx.value(
+            "INSERT INTO datasets(name, key, columns, created_at) VALUES (:name, :key, :columns, :at) RETURNING id",
+            name=name,
+            key=dump(list(key)),
+            columns=dump(dict(columns)),
+            at=tx.now_text,
+        )
+    )
+    made = Dataset(number, name, tuple(key), dict(columns), 0, 0)
+    tx.run(
+        f"CREATE TABLE {made.table}(row INTEGER PRIMARY KEY, key TEXT NOT NULL, since INTEGER NOT NULL, until INTEGER,"
+        f" {made.listed})"
+    )
+    tx.run(f"CREATE UNIQUE INDEX {made.table}_key ON {made.table}(key) WHERE until IS NULL")
+    tx.run(f"CREATE INDEX {made.table}_history ON {made.table}(key, since)")
+    tx.run(f"CREATE INDEX {made.table}_since ON {made.table}(since)")
+    tx.run(f"CREATE INDEX {made.table}_until ON {made.table}(until) WHERE until IS NOT NULL")
+    return made
+
+
+def widen(tx: Tx, dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
+    """Give a dataset the columns it has not, and the wider types it needs; rows of before have no value there."""
+    grown = {**dataset.columns, **columns}
+    if grown == dataset.columns:
+        return dataset
+    for place in range(len(dataset.columns) + 1, len(grown) + 1):
+        tx.run(f"ALTER TABLE {dataset.table} ADD COLUMN c{place}")
+    tx.run("UPDATE datasets SET columns = :columns WHERE id = :id", columns=dump(grown), id=dataset.id)
+    return Dataset(dataset.id, dataset.name, dataset.key, grown, dataset.version, dataset.rows)
+
+
+def index(tx: Tx, dataset: Dataset, columns: Sequence[str]) -> None:
+    """Make the rows of one partition cheap to find at any version."""
+    names = [dataset.sql(name) for name in columns]
+    if names:
+        listed = ", ".join(names)
+        tx.run(
+            f"CREATE INDEX IF NOT EXISTS {dataset.table}_by_{'_'.join(names)} ON {dataset.table}({listed}, since, until)"
+        )
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+def take(tx: Tx, dataset: Dataset, writer: str, seconds: float) -> bool:
+    """Make `writer` the only one that writes this dataset, for some seconds; return whether it may."""
+    return bool(
+        tx.run(
+            "UPDATE datasets SET writer = :writer, writer_boot = :boot, writer_until = :until WHERE id = :id"
+            " AND (writer IS NULL OR writer = :writer OR writer_boot <> :boot OR writer_until < :boottime)",
+            id=dataset.id,
+            writer=writer,
+            boot=tx.boot_id,
+            until=tx.boottime + seconds,
+            boottime=tx.boottime,
+        )
+    )
+
+
+def is_taken(tx: Tx, dataset: Dataset) -> bool:
+    """Return whether somebody's turn to write lasts."""
+    return bool(
+        tx.value(
+            "SELECT 1 FROM datasets WHERE id = :id AND writer IS NOT NULL AND writer_boot = :boot"
+            " AND writer_until >= :boottime",
+            id=dataset.id,
+            boot=tx.boot_id,
+            boottime=tx.boottime,
+        )
+    )
+
+
+def holds(tx: Tx, dataset: Dataset, writer: str) -> bool:
+    """Return whether `writer` still is the one that writes; one that slept too long may not be."""
+    return bool(tx.value("SELECT writer = :writer FROM datasets WHERE id = :id", id=dataset.id, writer=writer))
+
+
+def free(tx: Tx, dataset: Dataset, writer: str | None = None) -> None:
+    """End the turn of `writer`, or of whoever had it."""
+    tx.run(
+        "UPDATE datasets SET writer = NULL WHERE id = :id AND writer = coalesce(:writer, writer)",
+        id=dataset.id,
+        writer=writer,
+    )
+
+
+def reserve(tx: Tx, dataset: Dataset) -> int:
+    """Return the number under which the next version is written, after sweeping what a dead writer left there."""
+    version = dataset.version + 1
+    tx.run(f"DELETE FROM {dataset.table} WHERE since = :version", version=version)
+    tx.run(f"UPDATE {dataset.table} SET until = NULL WHERE until = :version", version=version)
+    return version
+
+
+def merge(tx: Tx, dataset: Dataset, version: int, rows: Sequence[Sequence[Any]]) -> Counts:
+    """Write rows, each its key text and then its values in the order of the columns; the newer row of a key wins.
+
+    Rows that are as they were are left alone. No key may stand twice in `rows`.
+    """
+    places = range(1, len(dataset.columns) + 1)
+    tx.run(f"CREATE TEMP TABLE {_INCOMING}(key TEXT PRIMARY KEY, {dataset.listed}) WITHOUT ROWID")
+    try:
+        names = ", ".join(f":c{place}" for place in places)
+        tx.many(
+            f"INSERT INTO {_INCOMING} VALUES (:key, {names})",
+            [{"key": row[0], **{f"c{place}": row[place] for place in places}} for row in rows],
+        )
+        same = " AND ".join(f"d.c{place} IS b.c{place}" for place in places)
+        closed = tx.run(
+            # CROSS JOIN keeps the batch outside: what it costs must not know how many other rows there are.
+            f"UPDATE {dataset.table} SET until = :version WHERE row IN (SELECT d.row FROM {_INCOMING} b"
+            f" CROSS JOIN {dataset.table} d WHERE d.key = b.key AND d.until IS NULL AND NOT ({same}))",
+            version=version,
+        )
+        opened = tx.run(
+            f"INSERT INTO {dataset.table}(key, since, {dataset.listed}) SELECT b.key, :version, {dataset.listed}"
+            f" FROM {_INCOMING} b WHERE NOT EXISTS"
+            f" (SELECT 1 FROM {dataset.table} d WHERE d.key = b.key AND d.until IS NULL)",
+            version=version,
+        )
+    finally:
+        tx.run(f"DROP TABLE {_INCOMING}")
+    return Counts(opened - closed, closed, 0, len(rows) - opened, 1)
+
+
+def remove(tx: Tx, dataset: Dataset, version: int, keys: Sequence[str]) -> Counts:
+    """End the rows of these keys."""
+    removed = tx.run(
+        f"UPDATE {dataset.table} SET until = :version WHERE until IS NULL"
+        " AND key IN (SELECT value FROM json_each(:keys))",
+        version=version,
+        keys=dump(list(keys)),
+    )
+    return Counts(removed=removed, unchanged=len(keys) - removed)
+
+
+def publish(
+    tx: Tx,
+    dataset: Dataset,
+    version: int,
+    counts: Counts,
+    *,
+    kind: str,
+    source: str,
+    digest: str,
+    set_aside: int = 0,
+    undoes: int | None = None,
+    token: str | None = None,
+) -> int:
+    """Let readers see a version, record its batch, and return the batch's number.
+
+    Raises:
+        Conflict: another writer has published meanwhile.
+    """
+    changed = tx.run(
+        "UPDATE datasets SET version = :version, rows = rows + :more WHERE id = :id AND version = :before",
+        version=version,
+        more=counts.added - counts.removed,
+        id=dataset.id,
+        before=version - 1,
+    )
+    if not changed:
+        raise Conflict(f"{dataset.name} was written by another process meanwhile; nothing of this batch was kept")
+    return record(
+        tx,
+        dataset,
+        version,
+        counts,
+        kind=kind,
+        source=source,
+        digest=digest,
+        set_aside=set_aside,
+        undoes=undoes,
+        token=token,
+    )
+
+
+def record(
+    tx: Tx,
+    dataset: Dataset,
+    version: int,
+    counts: Counts,
+    *,
+    kind: str,
+    source: str,
+    digest: str,
+    set_aside: int = 0,
+    undoes: int | None = None,
+    token: str | None = None,
+) -> int:
+    """Record a batch and return its number; one that changed nothing is recorded at the version it found."""
+    return int(
+        tx.value(
+            "INSERT INTO batches(dataset_id, version, kind, source, actor, at, added, updated, removed, unchanged,"
+            " set_aside, digest, undoes, token) VALUES (:dataset, :version, :kind, :source, :actor, :at, :added,"
+            " :updated, :removed, :unchanged, :aside, :digest, :undoes, :token) RETURNING id",
+            dataset=dataset.id,
+            version=version,
+            kind=kind,
+            source=source,
+            actor=tx.actor,
+            at=tx.now_text,
+            added=counts.added,
+            updated=counts.updated,
+            removed=counts.removed,
+            unchanged=counts.unchanged,
+            aside=set_aside,
+            digest=digest,
+            undoes=undoes,
+            token=token,
+        )
+    )
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def changes(tx: Tx, dataset: Dataset, after: int, upto: int, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return the distinct values that rows changed after one version and up to another have in `columns`.
+
+    The values of before are among them: a record that moved is news for the partition it left, too.
+    """
+    names = ", ".join(dataset.sql(name) for name in columns) or "NULL"
+    found = tx.rows(
+        f"SELECT {names} FROM {dataset.table} WHERE since > :after AND since <= :upto UNION"
+        f" SELECT {names} FROM {dataset.table} WHERE until > :after AND until <= :upto",
+        after=after,
+        upto=upto,
+    )
+    return [tuple(row) for row in found]
+
+
+def rows_at(tx: Tx, dataset: Dataset, version: int, where: str = "1", **values: Any) -> Sequence[Record]:
+    """Return the rows of a version, in the order in which they were first written."""
+    return tx.rows(
+        f"SELECT key, {dataset.listed} FROM {dataset.table} WHERE {LIVE} AND {where} ORDER BY row",
+        version=version,
+        **values,
+    )
+
+
+def of_keys(tx: Tx, dataset: Dataset, keys: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the values of the newest rows of these keys, where there are any."""
+    listed = ", ".join(f"d.{name.strip()}" for name in dataset.listed.split(","))
+    found = tx.rows(
+        f"SELECT d.key, {listed} FROM json_each(:keys) j CROSS JOIN {dataset.table} d"
+        " WHERE d.key = j.value AND d.until IS NULL",
+        keys=dump(list(keys)),
+    )
+    return {row.key: list(row)[1:] for row in found}
+
+
+def count_at(tx: Tx, dataset: Dataset, version: int) -> int:
+    """Return how many rows a version holds."""
+    return int(tx.value(f"SELECT count(*) FROM {dataset.table} WHERE {LIVE}", version=version))
+
+
+def batches(tx: Tx, dataset: Dataset, limit: int) -> Sequence[Record]:
+    """Return the newest batches."""
+    return tx.rows(
+        "SELECT * FROM batches WHERE dataset_id = :id ORDER BY id DESC LIMIT :limit", id=dataset.id, limit=limit
+    )
+
+
+def batch(tx: Tx, dataset: Dataset, number: int) -> Record:
+    """Return one batch.
+
+    Raises:
+        NotFound: the dataset has no such batch.
+    """
+    found = tx.row("SELECT * FROM batches WHERE dataset_id = :dataset AND id = :id", dataset=dataset.id, id=number)
+    if found is None:
+        raise NotFound(f"{dataset.name} has no batch {number}; `evertrain batches {dataset.name}` lists them")
+    return found
+
+
+def by_token(tx: Tx, dataset: Dataset, token: str) -> Record | None:
+    """Return the batch that was sent with this token before."""
+    return tx.row(
+        "SELECT * FROM batches WHERE dataset_id = :dataset AND token = :token", dataset=dataset.id, token=token
+    )
+
+
+def undo(tx: Tx, dataset: Dataset, version: int, undone: int) -> tuple[Counts, list[str]]:
+    """Reverse what version `undone` did to rows that no later version touched; return the keys of the others too."""
+    touched = tx.rows(
+        f"SELECT DISTINCT key FROM {dataset.table} WHERE since = :undone OR until = :undone", undone=undone
+    )
+    later = {
+        row[0]
+        for row in tx.rows(
+            f"SELECT DISTINCT l.key FROM {dataset.table} l WHERE (l.since > :undone OR l.until > :undone) AND l.key IN"
+            f" (SELECT key FROM {dataset.table} WHERE since = :undone OR until = :undone)",
+            undone=undone,
+        )
+    }
+    free = dump([row[0] for row in touched if row[0] not in later])
+    closed = tx.run(
+        f"UPDATE {dataset.table} SET until = :version WHERE since = :undone AND until IS NULL"
+        " AND key IN (SELECT value FROM json_each(:keys))",
+        version=version,
+        undone=undone,
+        keys=free,
+    )
+    opened = tx.run(
+        f"INSERT INTO {dataset.table}(key, since, {dataset.listed}) SELECT key, :version, {dataset.listed}"
+        f" FROM {dataset.table} WHERE until = :undone AND key IN (SELECT value FROM json_each(:keys))",
+        version=version,
+        undone=undone,
+        keys=free,
+    )
+    both = int(
+        tx.value(
+            f"SELECT count(*) FROM {dataset.table} a JOIN {dataset.table} b ON b.key = a.key AND b.until = :version"
+            " WHERE a.since = :version",
+            version=version,
+        )
+    )
+    return Counts(opened - both, both, closed - both, len(later)), sorted(later)
+
+
+def history(tx: Tx, dataset: Dataset, key: str) -> Iterator[Record]:
+    """Return every state that a row had, oldest first."""
+    yield from tx.rows(
+        f"SELECT since, until, {dataset.listed} FROM {dataset.table} WHERE key = :key ORDER BY since", key=key
+    )

@@ -1,0 +1,284 @@
+"""Datasets: batches become versions; nothing is lost, doubled or half-written, and any version can be read again."""
+
+from __future__ import annotations
+
+import threading
+
+import polars as pl
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from evertrain import datasets
+from evertrain.clock import ManualClock
+from evertrain.errors import Conflict, DataError, NotFound
+from evertrain.specs import Dataset
+from evertrain.store.connect import Store
+from evertrain.store.migrations import migrate
+
+SPEC = Dataset(key=("record_id",), time="date")
+
+
+def harvest(*rows):
+    return pl.DataFrame(
+        [dict(zip(("record_id", "date", "town", "kg"), row, strict=True)) for row in rows],
+        schema={"record_id": pl.Int64, "date": pl.String, "town": pl.String, "kg": pl.Float64},
+    ).with_columns(pl.col("date").str.to_date())
+
+
+FIRST = [(1, "2026-01-01", "Hermosa", 10.0), (2, "2026-01-02", "Pilar", 20.0), (3, "2026-01-03", "Pilar", 30.0)]
+
+
+def contents(store, version=None, name="harvests"):
+    return {row["record_id"]: (row["town"], row["kg"]) for row in datasets.frame_at(store, name, version).to_dicts()}
+
+
+@pytest.fixture
+def filled(store):
+    datasets.ingest(store, "harvests", SPEC, harvest(*FIRST))
+    return store
+
+
+def test_a_batch_is_merged_the_newer_row_wins_and_every_version_stays(filled):
+    """S4-04: rows are told apart by their key; one new version for each batch that changes something."""
+    second = datasets.ingest(
+        filled, "harvests", SPEC, harvest((2, "2026-01-02", "Orani", 25.0), (4, "2026-01-04", "Bagac", 1.0))
+    )
+
+    assert (second.added, second.updated, second.removed, second.unchanged, second.version) == (1, 1, 0, 0, 2)
+    assert contents(filled)[2] == ("Orani", 25.0)
+    assert contents(filled, 1) == {1: ("Hermosa", 10.0), 2: ("Pilar", 20.0), 3: ("Pilar", 30.0)}
+    assert contents(filled, 0) == {}
+    assert datasets.frame_at(filled, "harvests").schema["date"] == pl.Date
+
+
+def test_the_same_file_again_changes_nothing_and_a_file_after_another_does(filled):
+    """P-36: ingest is idempotent; the order of rows does not matter."""
+    again = datasets.ingest(filled, "harvests", SPEC, harvest(*reversed(FIRST)))
+    assert (again.added, again.updated, again.unchanged, again.version) == (0, 0, 3, 1)
+
+    datasets.ingest(filled, "harvests", SPEC, harvest((1, "2026-01-01", "Hermosa", 99.0)))
+    back = datasets.ingest(filled, "harvests", SPEC, harvest(*FIRST))
+    assert (back.updated, back.version, contents(filled)[1]) == (1, 3, ("Hermosa", 10.0))
+
+
+def test_ten_clients_with_one_file_at_once_make_one_version(tmp_path, store):
+    """P-36: from ten clients at once, the dataset is as after one."""
+    path = tmp_path / "rows.csv"
+    path.write_text("record_id,date,town,kg\n" + "".join(f"{i},2026-01-01,T{i % 7},{i}\n" for i in range(12_000)))
+    made, wrong = [], []
+
+    def client():
+        own = Store("sqlite:///evertrain.db", tmp_path, clock=ManualClock())
+        try:
+            made.append(datasets.ingest(own, "harvests", SPEC, path))
+        except Exception as error:  # noqa: BLE001 - every error is the finding
+            wrong.append(error)
+        own.close()
+
+    threads = [threading.Thread(target=client) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not wrong
+    assert sorted(one.added for one in made) == [0] * 9 + [12_000]
+    assert {one.version for one in made} == {1}
+    assert datasets.frame_at(store, "harvests").height == 12_000
+
+
+def test_two_rows_of_one_key_in_one_file_refuse_it_by_line(tmp_path, store):
+    path = tmp_path / "rows.csv"
+    path.write_text("record_id,date,town,kg\n1,2026-01-01,Pilar,1\n2,2026-01-01,Pilar,1\n1,2026-01-01,Pilar,2\n")
+
+    with pytest.raises(DataError, match=r"rows\.csv line 4 has the key \[1\] of line 2"):
+        datasets.ingest(store, "harvests", SPEC, path)
+    with pytest.raises(NotFound, match="holds no rows yet"):
+        datasets.frame_at(store, "harvests")
+
+
+def test_without_a_key_rows_are_their_content_and_equal_rows_are_counted(store):
+    rows = pl.DataFrame({"date": ["a", "a", "b"], "sales": [1, 1, 2]})
+    first = datasets.ingest(store, "sales", Dataset(), rows)
+    again = datasets.ingest(store, "sales", Dataset(), rows)
+    more = datasets.ingest(store, "sales", Dataset(), pl.concat([rows, rows[:1]]))
+
+    assert (first.added, again.added, again.unchanged, more.added, more.unchanged) == (3, 0, 3, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (harvest((None, "2026-01-01", "Pilar", 1.0)), "row 1: the key column 'record_id' is empty"),
+        (harvest(*FIRST).drop("kg"), "column 'kg' of harvests is missing; the batch has record_id, date, town"),
+        (
+            harvest(*FIRST).with_columns(pl.lit("much").alias("kg")),
+            "column 'kg' of harvests holds number, the batch has text",
+        ),
+        ([1, 2], "the batch is list; a pandas or Polars data frame is needed"),
+    ],
+)
+def test_what_cannot_be_used_refuses_the_whole_batch(filled, rows, message):
+    """S4-03: the error names what is wrong, and nothing was kept."""
+    with pytest.raises(DataError, match=message):
+        datasets.ingest(filled, "harvests", SPEC, rows)
+    assert contents(filled) == contents(filled, 1)
+
+
+def test_a_column_may_be_added_and_an_integer_may_become_a_number(store):
+    datasets.ingest(store, "s", Dataset(key=("id",)), pl.DataFrame({"id": [1, 2], "n": [5, 6]}))
+    wider = datasets.ingest(store, "s", Dataset(key=("id",)), pl.DataFrame({"id": [2], "n": [6.5], "note": ["x"]}))
+
+    assert wider.updated == 1
+    assert datasets.frame_at(store, "s").sort("id").rows() == [(1, 5.0, None), (2, 6.5, "x")]
+    again = datasets.ingest(store, "s", Dataset(key=("id",)), pl.DataFrame({"id": [2], "n": [7], "note": ["x"]}))
+    assert (again.updated, datasets.frame_at(store, "s").sort("id").rows()[1]) == (1, (2, 7.0, "x"))
+
+
+def test_edit_and_delete_are_batches_too(filled):
+    edited = datasets.edit(filled, "harvests", [{"record_id": 1, "town": "Orani"}], actor="ana")
+    removed = datasets.delete(filled, "harvests", [{"record_id": 3}, {"record_id": 77}])
+
+    assert (edited.kind, edited.updated) == ("edit", 1)
+    assert (removed.kind, removed.removed, removed.unchanged) == ("delete", 1, 1)
+    assert contents(filled) == {1: ("Orani", 10.0), 2: ("Pilar", 20.0)}
+    with pytest.raises(NotFound, match=r"no row \[9\]"):
+        datasets.edit(filled, "harvests", [{"record_id": 9, "town": "Orani"}])
+    with pytest.raises(DataError, match="'kilo' is no column of harvests"):
+        datasets.edit(filled, "harvests", [{"record_id": 1, "kilo": 1}])
+    with pytest.raises(DataError, match="kg is 'much'; allowed: number"):
+        datasets.edit(filled, "harvests", [{"record_id": 1, "kg": "much"}])
+
+
+def test_undo_reverses_what_no_later_batch_touched_and_names_the_rest(filled):
+    wrong = datasets.ingest(
+        filled,
+        "harvests",
+        SPEC,
+        harvest((1, "2026-01-01", "X", 0.0), (2, "2026-01-02", "X", 0.0), (9, "2026-01-09", "X", 0.0)),
+    )
+    datasets.edit(filled, "harvests", [{"record_id": 2, "kg": 7.0}])
+
+    undone = datasets.undo(filled, "harvests", wrong.number)
+
+    assert undone.left == ("[2]",)
+    assert (undone.updated, undone.removed, undone.added) == (1, 1, 0)
+    assert contents(filled) == {1: ("Hermosa", 10.0), 2: ("X", 7.0), 3: ("Pilar", 30.0)}
+    with pytest.raises(Conflict, match="changed again by a later batch"):
+        datasets.undo(filled, "harvests", wrong.number)
+
+
+def test_a_token_answers_a_retry_with_the_first_batch_and_refuses_another_body(filled):
+    """P-09: the same request again is the same batch; another body under its token is refused."""
+    rows = harvest((5, "2026-01-05", "Pilar", 5.0))
+    first = datasets.ingest(filled, "harvests", SPEC, rows, token="t1")
+    again = datasets.ingest(filled, "harvests", SPEC, rows, token="t1")
+
+    assert (again.number, again.again) == (first.number, True)
+    with pytest.raises(Conflict, match="was used for batch"):
+        datasets.ingest(filled, "harvests", SPEC, harvest((6, "2026-01-05", "Pilar", 5.0)), token="t1")
+
+
+def test_a_writer_that_died_between_chunks_leaves_nothing_behind(filled, monkeypatch):
+    """P-03: a large batch is seen whole or not at all, and its successor is not disturbed by what it left."""
+    monkeypatch.setattr(datasets, "CHUNK", 2)
+    real, calls = datasets.table.merge, []
+
+    def dying(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    big = harvest(*[(n, "2026-02-01", "New", 1.0) for n in range(1, 9)])
+    monkeypatch.setattr(datasets.table, "merge", dying)
+    with pytest.raises(KeyboardInterrupt):
+        datasets.ingest(filled, "harvests", SPEC, big)
+    monkeypatch.setattr(datasets.table, "merge", real)
+
+    assert contents(filled) == {1: ("Hermosa", 10.0), 2: ("Pilar", 20.0), 3: ("Pilar", 30.0)}
+    made = datasets.ingest(filled, "harvests", SPEC, big)
+    assert (made.added, made.updated, made.version) == (5, 3, 2)
+    assert contents(filled, 1) == {1: ("Hermosa", 10.0), 2: ("Pilar", 20.0), 3: ("Pilar", 30.0)}
+
+
+def test_the_turn_of_a_writer_that_is_gone_passes_on_and_it_cannot_come_back(filled, clock):
+    """P-06: one that slept past its turn writes nothing any more."""
+    datasets._take_turn(filled, "harvests", "sleeper", lambda tx: None)
+    clock.advance(seconds=datasets._TURN_S + 1)
+    datasets.ingest(filled, "harvests", SPEC, harvest((5, "2026-01-05", "Pilar", 5.0)))
+
+    with pytest.raises(datasets.StoreBusy, match="lost its turn"), filled.write() as tx:
+        datasets._held(tx, "harvests", "sleeper")
+
+
+class Versions(RuleBasedStateMachine):
+    """Batches in any order: every version reads as a dictionary that did the same would."""
+
+    def __init__(self):
+        super().__init__()
+        import tempfile
+        from pathlib import Path
+
+        self.folder = tempfile.TemporaryDirectory()
+        self.store = Store("sqlite:///evertrain.db", Path(self.folder.name), clock=ManualClock())
+        migrate(self.store)
+        self.states = [{}]
+        self.numbers = []
+
+    @rule(rows=st.dictionaries(st.integers(0, 6), st.integers(0, 2), min_size=1, max_size=4))
+    def ingest(self, rows):
+        frame = pl.DataFrame({"record_id": list(rows), "kg": [float(v) for v in rows.values()]})
+        made = datasets.ingest(self.store, "d", Dataset(key=("record_id",)), frame)
+        self.follow(made, {**self.states[-1], **rows})
+
+    @precondition(lambda self: self.numbers)
+    @rule(keys=st.lists(st.integers(0, 6), min_size=1, max_size=3))
+    def delete(self, keys):
+        made = datasets.delete(self.store, "d", [{"record_id": key} for key in keys])
+        self.follow(made, {k: v for k, v in self.states[-1].items() if k not in keys})
+
+    @precondition(lambda self: len(self.states) > 1)
+    @rule(data=st.data())
+    def undo(self, data):
+        version = data.draw(st.integers(1, len(self.states) - 1))
+        before, after = self.states[version - 1], self.states[version]
+        touched = [k for k in {*before, *after} if before.get(k) != after.get(k)]
+        free = [k for k in touched if all(state.get(k) == after.get(k) for state in self.states[version:])]
+        try:
+            made = datasets.undo(self.store, "d", self.numbers[version - 1])
+        except Conflict:
+            assert not free
+            return
+        now = dict(self.states[-1])
+        for key in free:
+            now.pop(key, None)
+            if key in before:
+                now[key] = before[key]
+        self.follow(made, now)
+
+    def follow(self, made, now):
+        if now != self.states[-1]:
+            self.states.append(now)
+            self.numbers.append(made.number)
+        assert made.version == len(self.states) - 1
+
+    @invariant()
+    def every_version_reads_as_it_was(self):
+        if self.numbers:
+            for version, state in enumerate(self.states):
+                rows = datasets.frame_at(self.store, "d", version).to_dicts()
+                assert {row["record_id"]: row["kg"] for row in rows} == state
+            with self.store.read() as tx:
+                found = datasets.table.by_name(tx, "d")
+                assert found.rows == len(self.states[-1])
+
+    def teardown(self):
+        self.store.close()
+        self.folder.cleanup()
+
+
+TestVersions = Versions.TestCase
+TestVersions.settings = settings(max_examples=40, stateful_step_count=12, deadline=None)
