@@ -213,7 +213,8 @@ def sound(root: Path) -> None:
     )
     open_runs = rows(
         root,
-        "SELECT id FROM runs r WHERE (state IN ('queued', 'running')) <> EXISTS (SELECT 1 FROM items WHERE run_id = r.id"
+        "SELECT id FROM runs r WHERE (state IN ('queued', 'running')) <> EXISTS (SELECT 1 FROM items WHERE"
+        " (run_id = r.id OR id IN (SELECT item_id FROM joins WHERE run_id = r.id))"
         " AND state IN ('waiting', 'running'))",
     )
     assert open_runs == [], "a run is open without items, or ended with open ones"

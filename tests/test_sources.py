@@ -379,7 +379,7 @@ def test_a_shrunk_file_is_not_accepted_by_asking_without_force(watch: Watch, fol
     ask.trigger(monitor.opened, "line", actor="ann")
     monitor.settle()
 
-    assert monitor.fits()[1:] == [("", "manual", "skipped")]
+    assert monitor.fits()[1:] == [("", "manual", "failed")]
 
 
 def test_a_model_whose_target_was_never_there_says_so_and_comes_to_rest(watch: Watch, folder: Path) -> None:
@@ -389,7 +389,7 @@ def test_a_model_whose_target_was_never_there_says_so_and_comes_to_rest(watch: W
     monitor.settle()
 
     assert "column 'z', the target of line, is missing; there are x, y" in monitor.reason()
-    assert [state for *_, state in monitor.fits()] == ["skipped"]
+    assert [state for *_, state in monitor.fits()] == ["failed"]
 
 
 def test_too_few_rows_at_first_are_no_failure_and_enough_rows_begin_the_model(watch: Watch, folder: Path) -> None:

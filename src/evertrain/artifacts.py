@@ -100,11 +100,18 @@ def read_checked(path: Path, place: Place) -> bytes:
         raise ArtifactError(
             f"artifact {place.artifact[:12]} cannot be opened: {error.strerror}", digest=place.artifact
         ) from None
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise ArtifactError(f"artifact {place.artifact[:12]} is no regular file", digest=place.artifact)
-        file.seek(place.start)
-        data = file.read(place.size)
+        with os.fdopen(os.dup(handle), "rb") as file:
+            file.seek(place.start)
+            data = file.read(place.size)
+    except OSError as error:
+        raise ArtifactError(
+            f"artifact {place.artifact[:12]} cannot be read: {error.strerror}", digest=place.artifact
+        ) from None
+    finally:
+        os.close(handle)
     if len(data) != place.size:
         raise ArtifactError(
             f"artifact {place.artifact[:12]} is cut short: {len(data)} of {place.size} bytes", digest=place.artifact

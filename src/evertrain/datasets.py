@@ -12,15 +12,16 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertrain.errors import Conflict, DataError, NotFound, StoreBusy
+from evertrain.events import Kind
 from evertrain.partitions import printable
 from evertrain.specs import CsvFile, Dataset, ParquetFile
 from evertrain.store import datasets as table
 from evertrain.store.connect import Record, Store, Tx
+from evertrain.store.values import to_sql
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 CHUNK = 5000  # rows written in one transaction: other writers wait for no more than that
 _TURN_S = 30.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,21 @@ def _kept(tx: Tx, dataset: table.Dataset, version: int, counts: table.Counts, ho
     """Publish a version, or record that the batch changed nothing."""
     keep = table.publish if counts.changed else table.record
     number = keep(tx, dataset, version if counts.changed else version - 1, counts, **how)
-    return _batch(dataset.name, table.batch(tx, dataset, number))
+    batch = _batch(dataset.name, table.batch(tx, dataset, number))
+    tx.event(
+        Kind.BATCH_WRITTEN,
+        dataset=dataset.name,
+        batch=number,
+        version=batch.version,
+        kind=batch.kind,
+        source=how["source"],
+        added=batch.added,
+        updated=batch.updated,
+        removed=batch.removed,
+        unchanged=batch.unchanged,
+        set_aside=batch.set_aside,
+    )
+    return batch
 
 
 # --- one writer at a time ---------------------------------------------------------------------------------------
@@ -432,63 +446,6 @@ def _sql_values(values: pl.Series, kind: str) -> list[Any]:
     if kind == ColumnType.NUMBER:
         return values.cast(pl.Float64).fill_nan(None).to_list()
     return values.to_list()
-
-
-def to_sql(kind: str, value: Any, column: str) -> Any:
-    """Return one value as it is stored.
-
-    Raises:
-        DataError: it is not of the column's type.
-    """
-    from evertrain.sources.table import ColumnType
-
-    if value is None or value != value:
-        return None
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if kind == ColumnType.INTEGER and whole:
-        return value
-    if kind == ColumnType.NUMBER and (whole or isinstance(value, float)):
-        return float(value)
-    if kind == ColumnType.BOOLEAN and isinstance(value, bool):
-        return int(value)
-    if kind == ColumnType.TEXT and isinstance(value, str):
-        return value
-    if kind in (ColumnType.DATE, ColumnType.INSTANT):
-        return _moment(kind, value, column)
-    raise DataError(f"{column} is {value!r}; allowed: {_wanted(kind)}", column=column)
-
-
-def _moment(kind: str, value: Any, column: str) -> str | int:
-    from evertrain.sources.table import ColumnType
-
-    try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else value
-        if not isinstance(found, datetime):
-            found = datetime(found.year, found.month, found.day, tzinfo=UTC)
-    except (ValueError, AttributeError):
-        raise DataError(f"{column} is {value!r}; allowed: {_wanted(kind)}", column=column) from None
-    if kind == ColumnType.DATE:
-        return found.date().isoformat()
-    return (found.replace(tzinfo=found.tzinfo or UTC) - _EPOCH) // timedelta(microseconds=1)
-
-
-def _wanted(kind: str) -> str:
-    return {"date": "a date such as 2026-02-28", "instant": "an instant such as 2026-02-28T12:30:00Z"}.get(kind, kind)
-
-
-def from_sql(kind: str, value: Any) -> Any:
-    """Return a stored value as Python has it."""
-    from evertrain.sources.table import ColumnType
-
-    if value is None:
-        return None
-    if kind == ColumnType.BOOLEAN:
-        return bool(value)
-    if kind == ColumnType.DATE:
-        return date.fromisoformat(value)
-    if kind == ColumnType.INSTANT:
-        return _EPOCH + timedelta(microseconds=value)
-    return value
 
 
 def key_of(dataset: table.Dataset, row: Mapping[str, Any]) -> str:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evertrain import scores
-from evertrain.specs import Gate, ModelSpec
+from evertrain.errors import ConfigError
+from evertrain.specs import Gate, ModelSpec, ScoreDrop, declared_task
 from evertrain.states import ItemState
 
 Losses = NDArray[np.float64]
@@ -74,10 +75,29 @@ class Verdict:
         return self.outcome is ItemState.PROMOTED
 
 
-def check(spec: ModelSpec) -> None:
-    """Raise `UnknownName` for a score that does not exist."""
-    for name in (*spec.scores, *([spec.gate.score] if spec.gate.score else [])):
-        scores.get(name)
+def check(spec: ModelSpec, task: str | None = None) -> None:
+    """Raise `ConfigError` for a score that does not exist, or that is of another task than the model.
+
+    Args:
+        task: what the trainer predicts, where it was loaded; else what its declaration says of it, and where that
+            says nothing either, the task of the first score: those of two tasks never fit one model.
+    """
+    named = [(f"{spec.name}.scores", one) for one in spec.scores]
+    named += [(f"{spec.name}.gate.score", spec.gate.score)] if spec.gate.score else []
+    named += [
+        (f"{spec.name}.triggers.score_drop.score", one.score)
+        for one in spec.triggers
+        if isinstance(one, ScoreDrop) and one.score
+    ]
+    found = [(where, name, scores.get(name).task) for where, name in named]
+    if task := task or declared_task(spec.trainer):
+        because = "which its trainer is for"
+    elif found:
+        task, because = found[0][2], f"as {found[0][1]} is"
+    for where, name, own in found:
+        if own != task:
+            allowed = ", ".join(one.name for one in scores.SCORES.values() if one.task == task)
+            raise ConfigError(where, name, f"a score of a {task}, {because}, not of a {own}: {allowed}")
 
 
 def judge(gate: Gate, measured: Measured, *, correction: bool) -> Verdict:
@@ -92,7 +112,7 @@ def judge(gate: Gate, measured: Measured, *, correction: bool) -> Verdict:
         return Verdict(ItemState.REJECTED, Method.GUARDS, reason, numbers)
     shown = _shown(measured.score, measured.challenger)
     if not measured.has_champion:
-        warning = "" if _beats_baseline(measured) is not False else "; no better than guessing"
+        warning = "" if _beats_baseline(measured) is not False else f"; {_guessing(measured)}"
         return Verdict(
             ItemState.PROMOTED, Method.FIRST, f"first model, {shown} on {_rows(measured.rows)}{warning}", numbers
         )
@@ -142,12 +162,17 @@ def _guard(gate: Gate, measured: Measured) -> str | None:
         return f"its {measured.score} is not defined on {_rows(measured.rows)}"
     if gate.beat_baseline and measured.champion_beat_baseline and _beats_baseline(measured) is False:
         return (
-            f"no better than guessing: {_shown(measured.score, measured.challenger)} against"
+            f"{_guessing(measured)}: {_shown(measured.score, measured.challenger)} against"
             f" {scores.format_score(measured.score, measured.baseline)} for always the same answer, on"
             f" {_rows(measured.rows)}; the champion had"
             f" {scores.format_score(measured.score, measured.champion_promoted)} when promoted"
         )
     return None
+
+
+def _guessing(measured: Measured) -> str:
+    better = scores.improvement(measured.score, measured.baseline, measured.challenger).is_better
+    return "not better than guessing beyond luck" if better else "no better than guessing"
 
 
 def beats_baseline(measured: Measured) -> bool:

@@ -1,7 +1,8 @@
 """From a project file to its declaration, without importing the user's code into this process.
 
 `project.py` is imported by a child process alone, which answers with the declaration as JSON. `evertrain.toml` is
-that JSON in another spelling and needs no child.
+that JSON in another spelling. The child also makes every trainer once, so that a wrong import path is refused here
+and not found by the first training.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import tomllib
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evertrain import specs
+from evertrain import gate, specs
 from evertrain.config import PROJECT_FILES, project_file
 from evertrain.errors import ConfigError, EvertrainError
-from evertrain.specs import ProjectSpec, decode_project
+from evertrain.specs import Custom, Estimator, ProjectSpec, decode_project
 
 _WAIT_S = 120
 
@@ -42,7 +44,9 @@ def load(root: Path) -> ProjectSpec:
     if path is None:
         raise ConfigError("project folder", str(root), f"a folder that holds {' or '.join(PROJECT_FILES)}")
     if path.suffix == ".toml":
-        return from_toml(path.read_text(encoding="utf-8"), path.name)
+        found = from_toml(path.read_text(encoding="utf-8"), path.name)
+        if not any(isinstance(one.trainer, Custom | Estimator) for one in found.models.values()):
+            return found  # nothing of it can be imported
     return _compile(path)
 
 
@@ -107,21 +111,50 @@ def _compile(path: Path) -> ProjectSpec:
         )
     finally:
         os.close(write)
+    data = bytearray()
     with os.fdopen(read, "rb") as answer_file:
-        data = answer_file.read()
-    try:
-        _, printed = process.communicate(timeout=_WAIT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise ConfigError(path.name, f"no answer after {_WAIT_S} s", "a file that declares and returns") from None
+        # Beside the limit: whoever holds the pipe open, also a process that the file began, would hold us for ever.
+        reader = threading.Thread(target=lambda: data.extend(answer_file.read()), daemon=True)
+        reader.start()
+        try:
+            _, printed = process.communicate(timeout=_WAIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise ConfigError(path.name, f"no answer after {_WAIT_S} s", "a file that declares and returns") from None
+        finally:
+            reader.join(1)
     if not data:
         last = printed.decode(errors="replace").strip().splitlines()[-1:] or ["it ended without a word"]
-        raise ConfigError(path.name, last[0], "a Python file that declares a Project")
+        raise ConfigError(path.name, last[0], "a file that declares a project")
     answer = json.loads(data)
     if "error" in answer:
         raise ConfigError(answer["name"], answer["error"], answer["allowed"])
     return decode_project(answer["project"])
+
+
+def check_trainers(project: ProjectSpec) -> None:
+    """Import and make every trainer once, as training will, and compare its task with the model's scores.
+
+    Raises:
+        ConfigError: one cannot be imported or made, is no trainer, or cannot be measured by a score of its model.
+    """
+    from evertrain.trainers.make import make
+
+    tasks: dict[str, str | None] = {}
+    for model in project.models.values():
+        if not isinstance(model.trainer, Custom | Estimator):
+            continue
+        known = json.dumps(specs.encode(model.trainer), sort_keys=True)
+        if known not in tasks:
+            try:
+                tasks[known] = getattr(make(model.trainer, Path()), "task", None)
+            except ConfigError as error:
+                raise ConfigError(f"{model.name}.trainer: {error.name}", error.value, error.allowed) from None
+            except Exception as error:
+                said = f"a class that can be imported and made ({type(error).__name__}: {error})"
+                raise ConfigError(f"{model.name}.trainer", model.trainer.path, said) from error
+        gate.check(model, tasks[known])
 
 
 def declared(module: Any, name: str) -> ProjectSpec:
@@ -137,21 +170,25 @@ def declared(module: Any, name: str) -> ProjectSpec:
     return spec
 
 
-def main() -> None:
-    """Import a project file and write its declaration, as JSON, to a file descriptor."""
-    from evertrain.specs import encode
+def _imported(name: str) -> ProjectSpec:
+    # Under its own name, so that classes declared in it can be found again by worker children.
+    spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return declared(module, name)
 
+
+def main() -> None:
+    """Read a project file, check its trainers and write its declaration, as JSON, to a file descriptor."""
     name, target = sys.argv[1], int(sys.argv[2])
     sys.path.insert(0, str(Path.cwd()))
     try:
-        # Under its own name, so that classes declared in it can be found again by worker children.
-        spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        answer: dict[str, Any] = {"project": encode(declared(module, name))}
+        found = _imported(name) if name.endswith(".py") else from_toml(Path(name).read_text(encoding="utf-8"), name)
+        check_trainers(found)
+        answer: dict[str, Any] = {"project": specs.encode(found)}
     except ConfigError as error:
         answer = {"name": error.name, "error": str(error.value), "allowed": error.allowed}
     except EvertrainError as error:

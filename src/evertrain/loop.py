@@ -44,6 +44,7 @@ class Loop:
 
     def run(self, stop: Callable[[], bool] = lambda: False, *, until_idle: bool = False) -> None:
         """Work until `stop` answers true, a stop was asked for through the store, or nothing is left to do."""
+        self.hands.stopping = stop
         try:
             while not stop() and not self._stop_asked():
                 self.step()
@@ -119,6 +120,7 @@ class Loop:
 
     def idle(self) -> bool:
         """Return whether nothing runs, waits or is due."""
+        self._notify()  # what has just ended is told before anybody goes home
         if self.hands.busy or self.memory.looked or self.memory.under_way:
             return False
         with self.opened.store.read() as tx:
@@ -150,17 +152,17 @@ class Loop:
                 found = notify.pending(tx, channel)
             if found is None:
                 continue
-            newest, told = found
 
-            def answer(message: Message | Lost, channel=channel, newest=newest, name=name) -> None:  # type: ignore[no-untyped-def]
+            def answer(message: Message | Lost, channel=channel, told=found, name=name) -> None:  # type: ignore[no-untyped-def]
                 self.memory.under_way.discard(name)
                 problem = (
                     message.reason if isinstance(message, Lost) else message.get("problem") or message.get("reason")
                 )
+                done = 0 if isinstance(message, Lost) else message.get("done", 0)
                 with self.opened.store.write() as tx:
-                    notify.delivered(tx, channel, newest, problem)
+                    notify.delivered(tx, channel, told, done, problem)
 
-            if self.hands.ask(notify.task(channel, told), "reader", answer, lane="read", deadline_s=60):
+            if self.hands.ask(notify.task(channel, found), "reader", answer, lane="read", deadline_s=60):
                 self.memory.under_way.add(name)
 
     def _tidy(self) -> None:

@@ -30,9 +30,11 @@ def reader(channel: Callback | Message) -> str:
     return f"notify:{channel.function if isinstance(channel, Callback) else channel.url}"
 
 
-def pending(tx: Tx, channel: Callback | Message, limit: int = 50) -> tuple[int, list[dict[str, Any]]] | None:
-    """Return the newest event read and what has to be told, oldest first; None when nothing new ended or it is not
-    yet time to try again. A new channel begins at the end of the log: it is not told of the past.
+def pending(tx: Tx, channel: Callback | Message, limit: int = 50) -> dict[int, dict[str, Any] | None] | None:
+    """Return ended runs by the number of their event, oldest first, each with what has to be told of it, if anything.
+
+    None when nothing new ended or it is not yet time to try again. A new channel begins at the end of the log: it is
+    not told of the past.
     """
     name = reader(channel)
     place = log.cursor(tx, name)
@@ -44,23 +46,39 @@ def pending(tx: Tx, channel: Callback | Message, limit: int = 50) -> tuple[int, 
     found = log.after(tx, place.event_id, limit=limit, kinds=[Kind.RUN_ENDED])
     if not found:
         return None
-    told = [one for event in found if event.run_id and (one := describe(tx, event.run_id))]
+    told = {event.id: describe(tx, event.run_id) if event.run_id else None for event in found}
     if isinstance(channel, Message) and channel.on == "changed":
-        told = [one for one in told if one["status"] != "success" or one["promoted"]]
-    return found[-1].id, told
+        told = {
+            event: one if one and (one["status"] != "success" or one["promoted"]) else None
+            for event, one in told.items()
+        }
+    return told
 
 
-def delivered(tx: Tx, channel: Callback | Message, event_id: int, problem: str | None) -> None:
-    """Move a channel's place on; a failure keeps it and waits longer each time, up to the last try."""
+def delivered(
+    tx: Tx, channel: Callback | Message, told: Mapping[int, Mapping[str, Any] | None], done: int, problem: str | None
+) -> None:
+    """Move a channel's place behind what it was told; a message that fails waits longer each time, up to its last try.
+
+    Args:
+        told: what `pending` returned.
+        done: how many messages were delivered before the problem.
+    """
     name = reader(channel)
+    if problem is None:
+        log.move_cursor(tx, name, max(told))
+        return
+    messages = [event for event, one in told.items() if one is not None]
+    if done:
+        log.move_cursor(tx, name, messages[done - 1])
     place = log.cursor(tx, name)
     failures = (place.failures if place else 0) + 1
-    if problem is not None and failures < _TRIES:
-        log.delay_cursor(tx, name, failures, tx.now + timedelta(seconds=_FIRST_WAIT_S * 2**failures))
-        return
-    if problem is not None:
+    if failures in (1, _TRIES):
         tx.event(Kind.NOTIFY_FAILED, channel=name, problem=problem[:500], tries=failures)
-    log.move_cursor(tx, name, event_id)
+    if failures < _TRIES:
+        log.delay_cursor(tx, name, failures, tx.now + timedelta(seconds=_FIRST_WAIT_S * 2**failures))
+    else:
+        log.move_cursor(tx, name, messages[min(done, len(messages) - 1)])  # past this one; the next get their turn
 
 
 def describe(tx: Tx, run_id: int) -> dict[str, Any] | None:
@@ -127,14 +145,14 @@ def _text(told: Mapping[str, Any]) -> str:
     return f"Retrained and not promoted: {model}, {told.get('verdict') or told['status']}"
 
 
-def task(channel: Callback | Message, told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def task(channel: Callback | Message, told: Mapping[int, Mapping[str, Any] | None]) -> dict[str, Any]:
     """Return the task of delivering messages, for a worker."""
-    return {"kind": "notify", "channel": encode(channel), "told": list(told)}
+    return {"kind": "notify", "channel": encode(channel), "told": [one for one in told.values() if one is not None]}
 
 
 def deliver(task_: Mapping[str, Any], emit: Any) -> None:
-    """Deliver messages, in a worker; answer the first problem, if any."""
-    channel, problem = task_["channel"], None
+    """Deliver messages, in a worker; answer how many were, and the problem with the next, if any."""
+    channel, problem, done = task_["channel"], None, 0
     try:
         if channel["kind"] == "callback":
             function = read.load(channel["function"])
@@ -145,11 +163,12 @@ def deliver(task_: Mapping[str, Any], emit: Any) -> None:
                     one["duration"],
                     **{name: value for name, value in one.items() if name not in ("model", "status", "duration")},
                 )
+                done += 1
         elif task_["told"]:
             _send(channel["url"], [one["text"] for one in task_["told"]])
     except Exception as error:  # noqa: BLE001 - a subscriber's failure is recorded, never ours
         problem = f"{type(error).__name__}: {error}"
-    emit({"type": "delivered", "problem": problem})
+    emit({"type": "delivered", "done": done, "problem": problem})
 
 
 def _send(url: str, texts: Sequence[str]) -> None:

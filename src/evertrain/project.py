@@ -11,16 +11,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from evertrain import gate as gates
 from evertrain import specs
 from evertrain import triggers as rules
 from evertrain.clock import Clock
 from evertrain.config import Settings
-from evertrain.control import ask, back, tell
+from evertrain.control import ask, back, data, tell
 from evertrain.control.opened import Opened, apply, open_project
 from evertrain.control.work import Outcome, run_to_end
+from evertrain.datasets import Batch
 from evertrain.errors import ConfigError, UnknownName
 from evertrain.loop import Loop
 from evertrain.serving import Predictor
@@ -29,6 +30,7 @@ from evertrain.specs import (
     Callback,
     Command,
     Custom,
+    Dataset,
     Dimension,
     Estimator,
     Gate,
@@ -42,6 +44,9 @@ from evertrain.specs import (
 )
 from evertrain.trainers.describe import describe
 
+if TYPE_CHECKING:
+    import polars as pl
+
 Keys = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
 
@@ -53,6 +58,41 @@ class SourceRef:
 
     def __repr__(self) -> str:
         return f"SourceRef({self.name!r}, {self.spec!r})"
+
+
+class DatasetRef(SourceRef):
+    """A declared dataset: give it to `Project.model`, write to it, read any version of it."""
+
+    def __init__(self, name: str, spec: Dataset, project: Project) -> None:
+        super().__init__(name, spec)
+        self._project = project
+
+    def ingest(self, rows: Any, *, source: str = "", token: str | None = None) -> Batch:
+        """Merge a pandas or Polars data frame, or a CSV or Parquet file, as one batch.
+
+        The newer row of a key wins, and rows that are as they were are left alone: the same file again changes
+        nothing. `token` names the request, so that it may be sent again.
+
+        Raises:
+            DataError: rows cannot be used; nothing at all is kept.
+        """
+        return data.ingest(self._project.opened, self.name, rows, source=source, actor=_user(), token=token)
+
+    def edit(self, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Batch:
+        """Change some values of rows, each named by its key columns: `edit({"record_id": 7, "kg": 12.5})`."""
+        return data.edit(self._project.opened, self.name, _listed(rows) or [], actor=_user())
+
+    def delete(self, keys: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Batch:
+        """Remove rows by their key columns."""
+        return data.delete(self._project.opened, self.name, _listed(keys) or [], actor=_user())
+
+    def undo(self, batch: int) -> Batch:
+        """Reverse a batch; rows that a later batch touched are left alone and named in `left`."""
+        return data.undo(self._project.opened, self.name, batch, actor=_user())
+
+    def at(self, version: int | None = None) -> pl.DataFrame:
+        """Return the rows of a version, by default the newest, as a Polars frame."""
+        return data.frame(self._project.opened, self.name, version)
 
 
 class Project:
@@ -120,10 +160,40 @@ class Project:
 
     def source(self, name: str, spec: Source) -> SourceRef:
         """Declare where rows are: `CsvFile`, `ParquetFile`, `SqlQuery`, `sql_table(…)` or `Function`."""
+        if isinstance(spec, Dataset):
+            raise ConfigError(
+                f"source {name!r}", "a Dataset", "a source; a dataset is declared by `project.dataset(…)`"
+            )
         if not isinstance(spec, Source):
             raise ConfigError(f"source {name!r}", spec, "CsvFile, ParquetFile, SqlQuery, sql_table(…) or Function")
         self._change(sources={**self._spec.sources, specs.parse_name_of("source", name): spec})
         return SourceRef(name, spec)
+
+    def dataset(
+        self,
+        name: str,
+        *,
+        key: str | Sequence[str] = (),
+        time: str | None = None,
+        columns: Mapping[str, specs.ColumnKind] | None = None,
+        **options: Any,
+    ) -> DatasetRef:
+        """Declare rows that Evertrain keeps, with every version they had.
+
+        Args:
+            key: columns that identify a row; without them a row is its content.
+            time: column that says when a row happened; splits then go by time.
+            columns: types (integer, number, boolean, date, instant, text) where the first batch may not show them.
+            options: `delimiter`, `encoding` and `on_bad_rows` of CSV files, `keep_history`; see `Dataset`.
+
+        >>> shop = Project("shop")
+        >>> harvests = shop.dataset("harvests", key="record_id", time="date")
+        >>> shop.model("yield", harvests, target="kg", trainer="sklearn.linear_model:Ridge", partition_by="town")
+        """
+        named = (key,) if isinstance(key, str) else tuple(key)
+        spec = Dataset(named, time, dict(columns or {}), **options)
+        self._change(sources={**self._spec.sources, specs.parse_name_of("dataset", name): spec})
+        return DatasetRef(name, spec, self)
 
     def model(
         self,

@@ -19,6 +19,7 @@ from evertrain.events import Kind, ranges
 from evertrain.faults import fault_point
 from evertrain.gate import Method, Verdict
 from evertrain.partitions import KeyText
+from evertrain.specs import Cause
 from evertrain.states import ItemState
 from evertrain.store import demand, items, runs
 from evertrain.store.connect import Record, Tx, dump
@@ -438,7 +439,8 @@ def adopt(tx: Tx, model_id: int, model: str, partition_id: int, fit: Mapping[str
         tx.value(
             "INSERT INTO runs(model_id, state, kind, cause, reason, actor, items, partitions, created_at, started_at,"
             " ended_at, outcomes) VALUES (:model, 'succeeded', 'selective', 'manual', 'an existing model file was adopted',"
-            " :actor, 1, 1, :at, :at, :at, '{\"promoted\":1}') RETURNING id",
+            " :actor, 1, 1, :at, :at, :at, :outcomes) RETURNING id",
+            outcomes=dump({ItemState.PROMOTED: 1}),
             model=model_id,
             actor=tx.actor,
             at=tx.now_text,
@@ -521,6 +523,12 @@ def condemn(tx: Tx, model: str, fit: Fit, reason: str) -> Fit | None:
     is_champion = tx.value("SELECT champion_id FROM partitions WHERE id = :id", id=fit.partition_id) == fit.id
     if back is not None and is_champion:
         _promote(tx, [(fit.partition_id, back.id, f"{fit.version} is damaged")], actor="evertrain")
+    elif is_champion:
+        # Nothing is left to serve, so nobody has to ask for another.
+        place = tx.row("SELECT model_id, key FROM partitions WHERE id = :id", id=fit.partition_id)
+        assert place is not None
+        request = demand.Request(Cause.ENVIRONMENT, f"the stored model {fit.version} is damaged", forced=True)
+        demand.want(tx, place.model_id, model, request, [KeyText(place.key)])
     tx.event(
         Kind.ARTIFACT_DAMAGED,
         model=model,

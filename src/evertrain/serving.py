@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.25
 _KEPT = 256
+
+
+Rows: TypeAlias = "pd.DataFrame | Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +89,12 @@ class Predictor:
 
     # --- answering --------------------------------------------------------------------------------------------
 
-    def predict(
-        self, rows: pd.DataFrame | Mapping[str, Sequence[Any]], partition: Mapping[str, Any] | None = None
-    ) -> NDArray[Any]:
+    def predict(self, rows: Rows, partition: Mapping[str, Any] | None = None) -> NDArray[Any]:
         """Return one prediction per row.
 
         Args:
-            rows: columns by name; features must be there, other columns are ignored.
+            rows: a data frame, columns by name, or a list of one mapping per row; features must be there, other columns
+                are ignored.
             partition: whose model answers; without it each row's partition columns decide.
 
         Raises:
@@ -101,15 +103,12 @@ class Predictor:
         """
         return self.answer(rows, partition).values
 
-    def answer(
-        self, rows: pd.DataFrame | Mapping[str, Sequence[Any]], partition: Mapping[str, Any] | None = None
-    ) -> Prediction:
+    def answer(self, rows: Rows, partition: Mapping[str, Any] | None = None) -> Prediction:
         """Return predictions with the version and the partition that answered each row."""
-        import pandas as pd
-
-        frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(dict(rows))
-        frame = frame.reset_index(drop=True)
+        frame = _framed(rows)
         spec = self._current()
+        if not len(frame):
+            return Prediction(np.empty(0), [], [], fallback=False)
         groups = self._groups(spec, frame, partition)
         parts: list[tuple[Any, NDArray[Any], _Loaded, str]] = []
         fallback = False
@@ -155,7 +154,10 @@ class Predictor:
             )
         groups: dict[KeyText, list[int]] = {}
         for place, values in enumerate(zip(*(frame[name].tolist() for name in spec.dimensions), strict=True)):
-            key = encode(dict(zip(spec.dimensions, values, strict=True)), spec.dimensions)
+            try:
+                key = encode(dict(zip(spec.dimensions, values, strict=True)), spec.dimensions)
+            except ValueError as error:
+                raise DataError(f"{spec.name}, row {place + 1}: {error}") from None
             groups.setdefault(key, []).append(place)
         return groups
 
@@ -174,7 +176,16 @@ class Predictor:
                 raise DataError(
                     f"feature {name!r} holds text; {loaded.fit.version} was trained on numbers", column=name
                 )
-        values = np.asarray(loaded.trainer.predict(loaded.model, frame)).reshape(-1)
+        try:
+            values = np.asarray(loaded.trainer.predict(loaded.model, frame)).reshape(-1)
+        except EvertrainError:
+            raise
+        except Exception as error:
+            # What was trained on other rows and works there meets these: the rows are told first.
+            reason = (str(error).splitlines() or [""])[0]
+            raise DataError(
+                f"{loaded.fit.version} cannot predict these rows: {type(error).__name__}: {reason}"
+            ) from error
         if len(values) != len(frame):
             raise TrainingError(f"{loaded.fit.version} answered {len(values)} predictions for {len(frame)} rows")
         return values
@@ -267,12 +278,32 @@ class Predictor:
             return no_model_yet(tx, self._id, spec, key)
 
 
+def _framed(rows: Rows) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        frame = (
+            rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows if isinstance(rows, Mapping) else list(rows))
+        )
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the rows are {type(rows).__name__} ({error}); give a data frame, columns by name, or a list of one mapping"
+            " per row"
+        ) from None
+    return frame.reset_index(drop=True)
+
+
 def no_model_yet(tx: Tx, model_id: int, spec: ModelSpec, key: KeyText) -> str:
     """Return why nothing answers yet, and how far the first training is."""
     name = label(decode(key), spec.dimensions, spec.overall) if spec.partition_by else spec.name
     place = demand.partition(tx, model_id, key)
     if place is not None and place.outcome in ("failed", "dead", "skipped", "rejected"):
         return f"no model yet for {name}: the last training {place.outcome} ({place.outcome_reason})"
+    champion = registry.champion(tx, model_id, key)
+    if champion is not None:  # and yet it does not answer
+        return (
+            f"the stored model {champion.version} of {name} is damaged and no earlier one is left; it is trained anew"
+        )
     if items.open_of(tx, model_id):
         return f"no model yet: training, {champions.number(tx, model_id)} of {demand.live(tx, model_id)}"
     return f"no model yet for {name}: nothing is being trained; start the loop, or `evertrain trigger {spec.name}`"

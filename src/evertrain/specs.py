@@ -56,9 +56,28 @@ def config_error(where: str, error: ValidationError) -> ConfigError:
         return UnknownName(".".join([where, *loc[:-1]]) + " field", loc[-1], fields or _fields_at(where, loc[:-1]))
     if first["type"] in ("missing", "missing_argument"):
         return ConfigError(name, "missing", "a value")
+    if first["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        kinds = _kinds_at([where, *loc])
+        listed = f"{', '.join(kinds[:-1])} or {kinds[-1]}" if len(kinds) > 1 else "".join(kinds)
+        return ConfigError(name, first["input"], f"a table with kind = {listed}")
     cause = first.get("ctx", {}).get("error")
     allowed = str(cause) if cause else re.sub("^(Input should be|String should have) ", "", first["msg"])
     return ConfigError(name, first["input"], allowed)
+
+
+def _kinds_at(loc: Sequence[str]) -> list[str]:
+    """Return the kinds that a text may name at a place, quoted; an inline trainer is no text."""
+    unions: dict[str, Any] = {
+        "trainer": TrainerSpec,
+        "triggers": Trigger,
+        "trigger": Trigger,
+        "sources": Source,
+        "source": Source,
+        "notify": Channel,
+    }
+    found = next((unions[step] for step in reversed(loc) if step in unions), None)
+    kinds = [one.__dataclass_fields__["kind"].default for one in get_args(found) if one is not Inline]
+    return [repr(one) for one in kinds]
 
 
 def _fields_of(where: str) -> list[str]:
@@ -482,6 +501,22 @@ class Inline:
 
 TrainerSpec = Estimator | Command | Custom | Inline
 AnyTrainer = Annotated[TrainerSpec, Field(discriminator="kind")]
+
+
+def declared_task(trainer: TrainerSpec) -> Literal["classification", "regression"] | None:
+    """Return what a trainer predicts as far as its declaration says it; None where only loading it tells.
+
+    >>> declared_task(Estimator("sklearn.ensemble:RandomForestClassifier"))
+    'classification'
+    """
+    if isinstance(trainer, Command):
+        return trainer.task
+    if isinstance(trainer, Estimator) and trainer.path.startswith("sklearn."):
+        if trainer.path.endswith("Classifier"):
+            return "classification"
+        if trainer.path.endswith("Regressor"):
+            return "regression"
+    return None
 
 
 class Context(Protocol):

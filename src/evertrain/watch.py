@@ -18,21 +18,39 @@ from evertrain.events import Kind
 from evertrain.partitions import KeyText, closure, decode, encode, label, rollup
 from evertrain.sources import read
 from evertrain.sources.index import Leaf, comparable, leaves
-from evertrain.specs import Auto, Cause, DataChange, ModelSpec, ProjectSpec, ScoreDrop, Source
+from evertrain.specs import Auto, Cause, DataChange, Dataset, ModelSpec, ProjectSpec, ScoreDrop, Source
 from evertrain.specs import encode as encode_spec
-from evertrain.store import decisions, demand, items, marks, models, sources
-from evertrain.store.connect import Record, Tx
+from evertrain.store import datasets, decisions, demand, items, marks, models, sources
+from evertrain.store.connect import Record, Store, Tx
+from evertrain.store.values import from_sql
 from evertrain.triggers import Change, Decision, on_change
 
 _MODULUS = 2**256
+
+Present = dict[KeyText, tuple[bool, int, str]]  # a key with rows: whether it is a leaf, how many rows, which mark
 
 
 def look(tx: Tx, name: str, source: Source, root: Path) -> Record:
     """Look at a source and return what is known of it; a missing file is remembered as its problem."""
     try:
+        if isinstance(source, Dataset):
+            dataset = datasets.by_name(tx, name)
+            version = dataset.version if dataset else 0
+            return sources.looked(tx, name, str(version), None if version else _empty(name))
         return sources.looked(tx, name, read.look(source, root), None)
     except DataError as error:
         return sources.looked(tx, name, None, str(error))
+
+
+def _empty(dataset: str) -> str:
+    return f"dataset {dataset} holds no rows yet; `evertrain ingest {dataset} FILE.csv` brings the first"
+
+
+def has_batches(store: Store, name: str) -> bool:
+    """Return whether a dataset has batches that its models have not been told of; takes no write lock."""
+    with store.read() as tx:
+        dataset, row = datasets.by_name(tx, name), sources.state(tx, name)
+        return dataset is not None and (row is None or row.read_stat != str(dataset.version))
 
 
 def needs_read(row: Record, users: Sequence[models.Model]) -> bool:
@@ -168,7 +186,7 @@ def failed(tx: Tx, project: ProjectSpec, name: str, reason: str) -> list[Found]:
     for user in models.every(tx):
         if user.spec.source == name:
             change = Change(read.called(project.sources[name]), 0, problem=reason, serving=serving(tx, user))
-            found.append(Found(user.name, _decide(tx, project, user, change, ()), 0, reason))
+            found.append(Found(user.name, _decide(tx, project, user, change, (), Cause.DATA_CHANGE), 0, reason))
     if row is None or row.problem != reason:  # else it was said before; the decisions above count on
         tx.event(Kind.SOURCE_FAILED, source=name, problem=reason)
     return found
@@ -210,39 +228,33 @@ def _apply_model(
     called = answer["called"]
     if problem:
         change = Change(called, answer["rows"], problem=problem, serving=serving(tx, user), set_aside=aside)
-        return Found(user.name, _decide(tx, project, user, change, ()), 0, problem)
+        return Found(user.name, _decide(tx, project, user, change, (), Cause.DATA_CHANGE), 0, problem)
     extract = answer["models"][user.name]
     recipe = next(one["recipe"] for one in asked["models"] if one["reading"]["model"] == user.name)
     present = _with_rollups(user.spec, list(leaves(extract["index"])))
-    change, affected = _compare(tx, user, called, extract, present, aside)
-    fresh_keys = _fresh(tx, user, present)
-    change = replace(
-        change,
-        found=sum(leaf for leaf, _, _ in fresh_keys.values()),
+    change = Change(
+        called,
+        extract["rows"],
+        of=sum(leaf for leaf, _, _ in present.values()),
+        set_aside=aside,
         first=user.extract is None,
-        short={
-            **change.short,
-            **{
-                label(decode(key), user.spec.dimensions, user.spec.overall): rows
-                for key, (leaf, rows, _) in fresh_keys.items()
-                if leaf and rows < user.spec.min_samples
-            },
-        },
+        serving=serving(tx, user),
     )
+    change, affected, fresh_keys = _compare(tx, user, change, present, marks.of_model(tx, user.id))
     # Whatever is asked for below is about these very rows, so the extract is as fresh as that request, unless
     # somebody else asked meanwhile.
     quiet = tx.counter("commit") == asked["commit"]
     _discover(tx, user, fresh_keys)
-    decision = _decide(tx, project, user, change, affected)
+    decision = _decide(tx, project, user, change, affected, Cause.DATA_CHANGE)
     fresh = tx.counter("commit") if quiet else asked["commit"]
     copy = {**extract, "stat": answer["stat"], "commit": fresh, "read_at": tx.now_text, "recipe": recipe}
     marks.extracted(tx, user.id, copy)
     return Found(user.name, decision, len(affected) if decision and decision.fired else 0)
 
 
-def _with_rollups(spec: ModelSpec, found: Sequence[Leaf]) -> dict[KeyText, tuple[bool, int, str]]:
+def _with_rollups(spec: ModelSpec, found: Sequence[Leaf]) -> Present:
     """Return every key with rows: whether it is a leaf, how many rows, which fingerprint."""
-    present: dict[KeyText, tuple[bool, int, str]] = {leaf.key: (True, leaf.rows, leaf.fingerprint) for leaf in found}
+    present: Present = {leaf.key: (True, leaf.rows, leaf.fingerprint) for leaf in found}
     if not spec.partition_by:
         return present
     algorithm = found[0].fingerprint.partition(":")[0] if found else "1"
@@ -259,16 +271,18 @@ def _with_rollups(spec: ModelSpec, found: Sequence[Leaf]) -> dict[KeyText, tuple
 
 
 def _compare(
-    tx: Tx,
-    user: models.Model,
-    called: str,
-    extract: Mapping[str, Any],
-    present: Mapping[KeyText, tuple[bool, int, str]],
-    aside: tuple[str, ...],
-) -> tuple[Change, list[KeyText]]:
-    """Compare what is there with what was seen and trained on, and bring rows and marks up to date."""
+    tx: Tx, user: models.Model, change: Change, present: Present, known: Mapping[str, Record]
+) -> tuple[Change, list[KeyText], Present]:
+    """Compare what is there with what was seen and trained on, and bring rows and marks up to date.
+
+    Args:
+        present: the partitions that have rows, among those that were looked at.
+        known: the partitions that were looked at and have a place in the store.
+
+    Returns:
+        The change with its numbers, the partitions that have news, and those that appeared.
+    """
     spec = user.spec
-    known = marks.of_model(tx, user.id)
     changed, affected, short, already = [], [], {}, 0
     updates = []
     for key, (leaf, rows, mark) in present.items():
@@ -293,34 +307,23 @@ def _compare(
     marks.update(tx, updates)
     demand.retire_partitions(tx, user.name, gone)
     items.skip_retired(tx, gone)
-    change = Change(
-        called,
-        extract["rows"],
-        tuple(changed),
-        short,
-        known=already,
-        gone=len(gone),
-        of=sum(leaf for leaf, _, _ in present.values()),
-        set_aside=aside,
-        serving=serving(tx, user),
-    )
-    return change, affected
+    live = {key for key, row in known.items() if row.state == "live" and row.seen is not None}
+    fresh = {key: value for key, value in present.items() if key not in live}
+    for key, (leaf, rows, _) in fresh.items():
+        if leaf and rows < spec.min_samples:
+            short[label(decode(key), spec.dimensions, spec.overall)] = rows
+    found = sum(leaf for leaf, _, _ in fresh.values())
+    change = replace(change, changed=tuple(changed), short=short, known=already, gone=len(gone), found=found)
+    return change, affected, fresh
 
 
-def _fresh(
-    tx: Tx, user: models.Model, present: Mapping[KeyText, tuple[bool, int, str]]
-) -> dict[KeyText, tuple[bool, int, str]]:
-    live = {key for key, row in marks.of_model(tx, user.id).items() if row.state == "live" and row.seen is not None}
-    return {key: value for key, value in present.items() if key not in live}
-
-
-def _discover(tx: Tx, user: models.Model, fresh: Mapping[KeyText, tuple[bool, int, str]]) -> None:
+def _discover(tx: Tx, user: models.Model, fresh: Present) -> None:
     """Add partitions that appeared: due from birth, where they have rows enough."""
     if not fresh:
         return
     spec = user.spec
     request = demand.Request(Cause.DECLARATION, "no model yet")
-    known = marks.of_model(tx, user.id)
+    known = marks.some(tx, user.id, list(fresh))
     rows = [demand.partition(tx, user.id, key) for key in fresh if key in known and known[key].state == "live"]
     # Its first try ended before there was anything to read, such as on a missing file; nobody else asks again.
     tried = [KeyText(row.key) for row in rows if row and row.champion_id is None and row.considered >= row.wanted]
@@ -337,7 +340,7 @@ def _discover(tx: Tx, user: models.Model, fresh: Mapping[KeyText, tuple[bool, in
 
 
 def _decide(
-    tx: Tx, project: ProjectSpec, user: models.Model, change: Change, affected: Sequence[KeyText]
+    tx: Tx, project: ProjectSpec, user: models.Model, change: Change, affected: Sequence[KeyText], cause: Cause
 ) -> Decision | None:
     auto = models.auto_of(project, user.spec)
     if auto is Auto.OFF or not any(isinstance(one, DataChange) for one in user.spec.triggers):
@@ -349,11 +352,77 @@ def _decide(
     if auto is Auto.OBSERVE:
         decisions.record(tx, user.id, user.name, decision, action="observe")
         return decision
-    request = demand.Request(Cause.DATA_CHANGE, decision.reason)
+    request = demand.Request(cause, decision.reason)
     commit = demand.want(tx, user.id, user.name, request, affected)
     marks.asked(tx, user.id, affected)
     decisions.record(tx, user.id, user.name, decision, action="train", wanted=commit)
     return decision
+
+
+# --- datasets ---------------------------------------------------------------------------------------------------
+
+
+def apply_versions(tx: Tx, project: ProjectSpec, name: str) -> list[Found]:
+    """Make the batches of a dataset since the last look the state of the store, for every model of it.
+
+    Costs what changed: partitions that no batch touched are not looked at.
+    """
+    dataset = datasets.by_name(tx, name)
+    if dataset is None or not dataset.version:
+        return failed(tx, project, name, _empty(name))
+    found = [_apply_versions(tx, project, user, dataset) for user in models.every(tx) if user.spec.source == name]
+    problem = next((one.problem for one in found if one.problem), None)
+    stat = str(dataset.version)
+    sources.was_read(tx, name, stat=stat, rows=dataset.rows, columns=dataset.columns, problem=problem)
+    kind = Kind.SOURCE_FAILED if problem else Kind.SOURCE_READ
+    tx.event(kind, source=name, rows=dataset.rows, set_aside=0, version=dataset.version, problem=problem)
+    return found
+
+
+def _apply_versions(tx: Tx, project: ProjectSpec, user: models.Model, dataset: datasets.Dataset) -> Found:
+    spec = user.spec
+    after = user.extract["version"] if user.extract else 0
+    change = Change(dataset.name, dataset.rows, first=user.extract is None, serving=serving(tx, user))
+    if missing := [one for one in (spec.target, *spec.dimensions) if one not in dataset.columns]:
+        problem = f"{dataset.name}: column {missing[0]!r}, which {spec.name} needs, is missing"
+        decision = _decide(tx, project, user, replace(change, problem=problem), (), Cause.UPLOAD)
+        return Found(spec.name, decision, 0, problem)
+    if user.extract is None:
+        datasets.index(tx, dataset, spec.dimensions)
+    if after == dataset.version:
+        return Found(spec.name, None, 0)
+    present, looked_at = _touched(tx, user, dataset, after)
+    known = marks.some(tx, user.id, looked_at)
+    change, affected, fresh = _compare(tx, user, change, present, known)
+    _discover(tx, user, fresh)
+    change = replace(change, of=marks.leaves(tx, user.id))
+    decision = _decide(tx, project, user, change, affected, Cause.UPLOAD)
+    copy = {"version": dataset.version, "rows": dataset.rows, "columns": dataset.columns, "read_at": tx.now_text}
+    marks.extracted(tx, user.id, copy)
+    return Found(spec.name, decision, len(affected) if decision and decision.fired else 0)
+
+
+def _touched(tx: Tx, user: models.Model, dataset: datasets.Dataset, after: int) -> tuple[Present, list[KeyText]]:
+    """Return the partitions that rows left or came to, and the rollups above: those with rows, and all."""
+    spec, mark = user.spec, f"version:{dataset.version}"
+    groups = datasets.changes(tx, dataset, after, dataset.version, spec.dimensions) if spec.dimensions else [()]
+    rows = datasets.count_by(tx, dataset, dataset.version, spec.dimensions, groups, spec.target)
+    kinds = [dataset.columns[name] for name in spec.dimensions]
+    keys = [
+        encode(
+            {name: from_sql(kind, value) for name, kind, value in zip(spec.dimensions, kinds, group, strict=True)},
+            spec.dimensions,
+        )
+        for group in groups
+    ]
+    looked_at = closure_of(spec, keys)
+    before = {key: row.rows or 0 for key, row in marks.some(tx, user.id, looked_at).items() if row.state == "live"}
+    totals = dict(before)
+    for key, number in zip(keys, rows, strict=True):
+        for one in closure_of(spec, [key]):
+            totals[one] = totals.get(one, 0) + number - before.get(key, 0)
+    leaves_touched = set(keys)
+    return {key: (key in leaves_touched, totals[key], mark) for key in looked_at if totals[key] > 0}, looked_at
 
 
 def closure_of(spec: ModelSpec, keys: Sequence[KeyText]) -> list[KeyText]:

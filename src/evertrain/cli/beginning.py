@@ -38,6 +38,8 @@ def init(
     with waiting(f"Reading {file.name}"):
         found = begin.guess(file, root, target=target)
     show.table(["guess", "value", "because"], [[one.what, one.value, one.reason] for one in found.guesses])
+    for text in found.warnings:
+        show.line(f"Warning: {text}", "yellow")
     path = begin.write(root, found.text, force=force)
     show.line(f"Wrote {path.name}; change what was guessed wrong there.")
     if not train:
@@ -52,7 +54,7 @@ def _first_training(name: str) -> None:
     from evertrain.control.opened import reload
     from evertrain.loop import Loop
     from evertrain.partitions import WHOLE
-    from evertrain.scores import format_score
+    from evertrain.scores import format_score, improvement
     from evertrain.store import demand
 
     with here.opened() as opened:
@@ -74,6 +76,10 @@ def _first_training(name: str) -> None:
             f"{name} {told['version']}: {score} {format_score(score, verdict['challenger'])} on {verdict['rows']} rows it"
             f" never saw; always the same answer would get {format_score(score, verdict['baseline'])}."
         )
+        if not improvement(score, verdict["baseline"], verdict["challenger"]).is_better:
+            show.line("Warning: it is no better than always the same answer; look at what was guessed above.", "yellow")
+            show.following(f"why {name}")
+            return
     show.following("start --detach")
 
 

@@ -39,6 +39,14 @@ Partitions = Annotated[
 root: list[Path] = []
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from evertrain import __version__
+
+        show.line(f"evertrain {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def everywhere(
     folder: Annotated[
@@ -50,6 +58,9 @@ def everywhere(
             help="The project's folder; else EVERTRAIN_PROJECT, else the nearest parent.",
         ),
     ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and end.")
+    ] = False,
 ) -> None:
     if folder is not None:
         root[:] = [folder]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,10 @@ _TARGETS = ("target", "label", "class", "y", "outcome", "species", "price", "sal
             "quantity", "value", "score", "rating", "survived", "medhouseval")  # fmt: skip
 _KEYS = ("id", "_id", "key", "uuid", "number", "record_id")
 _FEW_CLASSES = 20
+_MOST = 0.9  # of a column's texts that have to look alike before it is said what they look like
+_DECIMAL_COMMA = r"^\s*[+-]?[0-9]+(\.[0-9]{3})*,[0-9]+\s*$"
+_WRITTEN_DATE = r"^\s*([0-9]{1,2})[/.-]([0-9]{1,2})[/.-]([0-9]{4}|[0-9]{2})(\s.*)?$"
+_NUMBER_OR_DATE = re.compile(r"\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}.*)\s*")
 _STEPS = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(weeks=1)}
 
 
@@ -39,14 +43,15 @@ class Guessed:
     text: str
     target: str
     task: str
+    warnings: list[str] = field(default_factory=list)
 
 
 def guess(file: Path, root: Path, *, target: str | None = None) -> Guessed:
     """Return what a CSV or Parquet file seems to hold, and a commented project file for it.
 
     Raises:
-        ConfigError: `target` is no column of the file.
-        DataError: the file cannot be read.
+        ConfigError: `target` is no column of the file, or there is no column that could be one.
+        DataError: the file cannot be read, or has no line of column names.
     """
     from evertrain.sources.read import read
 
@@ -63,21 +68,25 @@ def guess(file: Path, root: Path, *, target: str | None = None) -> Guessed:
         raise DataError(
             f"{relative} has one column; a model needs a target and something to tell it from", source=relative
         )
+    warnings = [] if parquet else _header_warnings(frame.columns, relative)
     if target is not None and target not in frame.columns:
         raise ConfigError("--target", target, ", ".join(frame.columns))
     time, key = _time(frame), _key(frame)
+    if target is not None and (fault := _unfit(frame[target])):
+        raise _no_target(frame, target, fault)
     aimed = (
         Guess("target", target, "you named it")
         if target
         else _target(frame, {time.value if time else "", key.value if key else ""})
     )
+    warnings += _warnings(frame, dated=time is not None)
     task, why = _task(frame[aimed.value])
     guesses = [Guess("rows", f"{frame.height}", _aside(table)), aimed, Guess("task", task, why)]
     guesses += [
         one for one in (time, time and _frequency(frame, time.value), key, _partition(frame, aimed.value)) if one
     ]
     name = re.sub(r"[^a-z0-9]+", "_", file.stem.lower()).strip("_")[:64] or "model"
-    return Guessed(name, guesses, _text(name, source, guesses, frame.height), aimed.value, task)
+    return Guessed(name, guesses, _text(name, source, guesses, frame.height), aimed.value, task, warnings)
 
 
 def write(root: Path, text: str, *, force: bool = False) -> Path:
@@ -128,11 +137,85 @@ def _target(frame: Any, taken: set[str]) -> Guess:
     free = [name for name in frame.columns if name not in taken]
     if not free:
         raise ConfigError("file", ", ".join(frame.columns), "a column to predict beside time and key")
-    for name in _TARGETS:
-        for column in free:
-            if column.lower() == name:
-                return Guess("target", column, "its name is a usual one for what is predicted")
-    return Guess("target", free[-1], "the last column, where the target often stands; --target names another")
+    named = [column for name in _TARGETS for column in free if column.lower() == name]
+    fit = [column for column in named or reversed(free) if not _unfit(frame[column])]
+    if not fit:
+        first = named[0] if named else free[-1]
+        raise _no_target(frame, first, _unfit(frame[first]) or "")
+    if named:
+        return Guess("target", fit[0], "its name is a usual one for what is predicted")
+    last = (
+        "the last column, where the target often stands"
+        if fit[0] == free[-1]
+        else "the last column that could be a target"
+    )
+    return Guess("target", fit[0], f"{last}; --target names another")
+
+
+def _unfit(column: Any) -> str | None:
+    """Return why a column cannot be a target: texts of which most are different are no classes."""
+    known = column.drop_nulls()
+    different = known.n_unique()
+    if str(column.dtype) != "String" or different <= _FEW_CLASSES or different <= len(known) / 2:
+        return None
+    looks = ", which look like numbers with a decimal comma: write them with a point" if _like_decimals(column) else ""
+    return f"it holds {different} different texts in {len(known)} rows{looks}"
+
+
+def _no_target(frame: Any, name: str, fault: str) -> ConfigError:
+    fit = [one for one in frame.columns if one != name and not _unfit(frame[one])]
+    others = f", such as {', '.join(fit[:8])}" if fit else ""
+    return ConfigError("--target", name, f"a column of numbers, or of texts that repeat{others}; {fault}")
+
+
+# --- what may have been misread ---------------------------------------------------------------------------------
+
+
+def _header_warnings(names: list[str], file: str) -> list[str]:
+    data = [name for name in names if _NUMBER_OR_DATE.fullmatch(name)]
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    if len(data) == len(names):
+        raise DataError(
+            f"line 1 of {file} does not look like column names: {shown}; write a header line above it", source=file
+        )
+    # Whole numbers alone may be names, as years are in a table of years.
+    if any(not name.strip().isdigit() for name in data) or 2 * len(data) > len(names):
+        return [f"line 1 does not look like column names: {shown}; if it is a row, write a header line above it"]
+    return []
+
+
+def _warnings(frame: Any, *, dated: bool) -> list[str]:
+    found = []
+    for name in frame.columns:
+        if str(frame[name].dtype) != "String":
+            continue
+        if _like_decimals(frame[name]):
+            found.append(
+                f"column {name!r} looks like numbers with a decimal comma; it is read as text, write them with a point"
+            )
+        elif order := _written_dates(frame[name]):
+            otherwise = "it is read as text" if dated else "rows are split at random"
+            found.append(f"column {name!r} looks like dates written {order}; write YYYY-MM-DD, or {otherwise}")
+    return found
+
+
+def _like_decimals(column: Any) -> bool:
+    known = column.drop_nulls()
+    alike = known.str.contains(_DECIMAL_COMMA) | known.str.contains(r"^\s*[+-]?[0-9]+\s*$")
+    return len(known) > 0 and bool(known.str.contains(_DECIMAL_COMMA).any() and alike.mean() >= _MOST)
+
+
+def _written_dates(column: Any) -> str | None:
+    """Return the order in which most texts of a column write day, month and year; None where they do not."""
+    import polars as pl
+
+    known = column.drop_nulls()
+    if not len(known) or known.str.contains(_WRITTEN_DATE).mean() < _MOST:
+        return None
+    first, second = (known.str.extract(_WRITTEN_DATE, group).cast(pl.Int64, strict=False).max() for group in (1, 2))
+    if max(first, second) > 31 or min(first, second) > 12:
+        return None
+    return "m/d/Y" if second > 12 else "d/m/Y"
 
 
 def _task(column: Any) -> tuple[str, str]:

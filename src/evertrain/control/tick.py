@@ -18,7 +18,7 @@ from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
 from evertrain.partitions import KeyText, decode, label
 from evertrain.sources.index import complete, leaves
-from evertrain.specs import Auto, Cause, Environment, MaxAge, ProjectSpec, ScoreDrop, encode
+from evertrain.specs import Auto, Cause, Dataset, Environment, MaxAge, ProjectSpec, ScoreDrop, encode
 from evertrain.states import ItemState
 from evertrain.store import champions, decisions, demand, models, runs, schedules, sources
 from evertrain.store.connect import Record, Tx
@@ -109,7 +109,11 @@ def _watch_sources(
     for name, own in users.items():
         if all(_acts(project, user) is Auto.OFF for user in own):
             continue
-        if not (regular or name in hints or name in memory.looked):
+        kept = isinstance(project.sources[name], Dataset)  # its version is in the store: looking costs nothing
+        if not (kept or regular or name in hints or name in memory.looked):
+            continue
+        if kept and not regular and not watch.has_batches(opened.store, name):
+            memory.looked.pop(name, None)
             continue
         with opened.store.write() as tx:
             before = sources.state(tx, name)

@@ -129,14 +129,15 @@ def _project(opened: Opened) -> Iterator[Finding]:
         except EvertrainError as error:
             yield Finding("problem", "source", f"{name}: {error}", "put it back; its models serve on meanwhile")
     with opened.store.read() as tx:
-        missing = [digest for digest, size in upkeep.needed_artifacts(tx) if opened.artifacts.size(digest) != size]
+        needed = list(upkeep.needed_artifacts(tx))
         number = sum(champions.number(tx, model.id) for model in models.every(tx))
         stuck = upkeep.dead_items(tx)
+    broken_files = [digest for digest, size in needed if not _is_sound(opened.artifacts, digest, size)]
     yield Finding(
-        "problem" if missing else "ok",
+        "problem" if broken_files else "ok",
         "champions",
-        f"{number} serve" if not missing else f"{len(missing)} artifact files are missing or cut short",
-        "evertrain restore BACKUP" if missing else "",
+        f"{number} serve" if not broken_files else f"{len(broken_files)} artifact files are missing or damaged",
+        "evertrain restore BACKUP" if broken_files else "",
     )
     for run_id, model in stuck:
         yield Finding(
@@ -145,6 +146,13 @@ def _project(opened: Opened) -> Iterator[Finding]:
             f"{model}: an item of run {run_id} is dead, its process died twice",
             f"evertrain runs {run_id} --retry-failed",
         )
+
+
+def _is_sound(artifacts: Artifacts, digest: str, size: int) -> bool:
+    try:
+        return artifacts.size(digest) == size and digest_of(artifacts.path(digest))[0] == digest
+    except OSError:
+        return False
 
 
 # --- copies -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from evertrain.control.opened import Opened
 from evertrain.errors import Conflict
 from evertrain.events import Event
 from evertrain.executors.supervisor import Supervisor
-from evertrain.store import items, leases, log, runs
+from evertrain.store import items, leases, log, models, runs
 
 LOOP_ROLE = "loop"
 _OPEN = ("queued", "running")
@@ -65,7 +65,7 @@ def run_to_end(
     """Wait until a run has ended and return what became of it; train it here when no loop does.
 
     Raises:
-        Conflict: the time is over; the run goes on where it is.
+        Conflict: the time is over, or training is paused; the run stays where it is.
     """
     if asked.run_id is None:
         return Outcome(None, "", "not_needed", asked.reason)
@@ -79,7 +79,8 @@ def run_to_end(
                     items.reap(tx)  # what a killed process left behind is taken up here
                 hands = opened.supervisor()
             with opened.store.read() as tx:
-                state = runs.run_row(tx, asked.run_id).state
+                run = runs.run_row(tx, asked.run_id)
+                state, paused = run.state, run.state in _OPEN and models.is_paused(tx, run.model)
                 fresh = log.of_run(tx, asked.run_id, seen)
             for event in fresh:
                 seen = event.id
@@ -87,6 +88,10 @@ def run_to_end(
                     progress(event)
             if state not in _OPEN:
                 return outcome(opened, asked.run_id)
+            if paused and not (hands and hands.training):
+                raise Conflict(
+                    f"{run.model} is paused, so run {asked.run_id} waits; what serves goes on. `evertrain resume` lets it begin"
+                )
             if deadline and time.monotonic() > deadline:
                 raise Conflict(f"run {asked.run_id} is not done after {timeout_s:g} s; it goes on")
             if hands is not None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from evertrain.datasets import framed
 from evertrain.errors import DataError
 from evertrain.executors.jobs import Message
 from evertrain.partitions import KeyText
-from evertrain.sources.extract import ROW, SIDE, rows_of
-from evertrain.sources.table import ColumnType, Schema
+from evertrain.sources.extract import ROW, SIDE, Reading, extract, rows_of
+from evertrain.sources.index import leaves
+from evertrain.sources.table import ColumnType, Schema, Table
+from evertrain.specs import ModelSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,9 +65,36 @@ class Rows:
         )
 
 
-def parts(extract: str, columns: Schema, time: str | None, items: Sequence[Message]) -> Iterator[tuple[Message, Rows]]:
+def unpacked(task: Message, spec: ModelSpec) -> tuple[Schema, str]:
+    """Make an extract of the rows that were copied out of a dataset, and tell the items where theirs are in it.
+
+    Returns:
+        The columns and the path of the extract; both files are the caller's to remove.
+    """
+    copied = Path(task["copied"])
+    with closing(sqlite3.connect(copied)) as database:
+        rows = database.execute("SELECT * FROM rows").fetchall()
+    copied.unlink()
+    reading = Reading(
+        spec.name,
+        spec.target,
+        tuple(spec.dimensions),
+        spec.features if isinstance(spec.features, tuple) else None,
+        tuple(task["key"]),
+        task["time"],
+    )
+    made = extract(Table(framed(task["columns"], rows)), reading, copied.with_suffix(".arrow"))
+    where = {leaf.key: leaf for leaf in leaves(made.index)}
+    for item in task["items"]:
+        if item["leaf"]:
+            leaf = where.get(item["key"])
+            item["start"], item["rows"] = (leaf.start, leaf.rows) if leaf else (0, 0)
+    return made.columns, made.path
+
+
+def parts(path: str, columns: Schema, time: str | None, items: Sequence[Message]) -> Iterator[tuple[Message, Rows]]:
     """Return each item with its rows; neighbours in the extract are read together."""
-    scan = pl.scan_ipc(extract)
+    scan = pl.scan_ipc(path)
     group: list[Message] = []
     for item in items:
         follows = group and item["start"] is not None and item["start"] == group[-1]["start"] + group[-1]["rows"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import time
 from collections import deque
@@ -27,13 +28,14 @@ from evertrain.events import Kind
 from evertrain.executors.jobs import Executor, Job, Lost, Message
 from evertrain.executors.lease import LeaseKeeper
 from evertrain.faults import fault_point
-from evertrain.partitions import KeyText
+from evertrain.partitions import KeyText, decode
 from evertrain.sources import read
 from evertrain.sources.index import Leaf, complete, leaves
-from evertrain.specs import Cause, ProjectSpec, encode
+from evertrain.specs import Cause, Dataset, ProjectSpec, encode
 from evertrain.states import ItemState
-from evertrain.store import champions, items, leases, models
+from evertrain.store import champions, datasets, items, leases, models
 from evertrain.store.connect import Record, Store, Tx
+from evertrain.store.values import to_sql
 from evertrain.trainers.make import family
 
 Answer = Callable[[Message | Lost], None]
@@ -71,6 +73,7 @@ class Supervisor:
         self.store, self.home, self.settings, self.executor = store, home, settings, executor
         self.artifacts = Artifacts(home.artifacts)
         self.draining = False
+        self.stopping: Callable[[], bool] = lambda: False  # asked before each taking: a stop may come within a step
         self.keeper = LeaseKeeper(store, lease_s=settings.lease_s, beat_s=settings.beat_s)
         self._claimed: deque[items.Claim] = deque()
         self._held: list[_Batch] = []
@@ -130,7 +133,7 @@ class Supervisor:
                 raise
             self._end_job(job, message)
         self._cancel_asked()
-        if not self.draining:
+        if not self.draining and not self.stopping():
             self._take()
 
     def _handle(self, job: Job, message: Message | Lost) -> None:
@@ -192,6 +195,13 @@ class Supervisor:
         with self.store.read() as tx:
             project = models.project(tx)
             assert project is not None
+            is_dataset = isinstance(project.sources[name], Dataset)
+        if is_dataset:
+            self._catch_up(name)
+            if answer is not None:
+                answer({"type": "read"})
+            return
+        with self.store.read() as tx:
             users = [user for user in models.every(tx) if user.spec.source == name]
             task = watch.task(tx, project, name, users, root=self.home.root, folder=self.home.extracts, force=force)
         reading = _Reading(name, project, task, force, [answer] if answer else [])
@@ -199,6 +209,13 @@ class Supervisor:
         job = Job(task, "reader", "read", deadline_s=deadline, purpose=reading)
         self._readings[name] = job
         self._start(job)
+
+    def _catch_up(self, name: str) -> list[watch.Found]:
+        """Take in the batches of a dataset since the last look: they are in the store, so no worker is needed."""
+        with self.store.write() as tx:
+            project = models.project(tx)
+            assert project is not None
+            return watch.apply_versions(tx, project, name)
 
     def _on_reading(self, reading: _Reading, message: Message) -> None:
         if message["type"] == "done":
@@ -219,7 +236,7 @@ class Supervisor:
         for batch in [one for one in self._held if one.model.spec.source == reading.name]:
             problem = next((one.problem for one in found if one.model == batch.model.name), None)
             if problem:
-                self._skip(batch, problem)
+                self._unusable(batch, problem)
             else:
                 self._claimed.append(batch.claim)
             self._held.remove(batch)
@@ -264,10 +281,17 @@ class Supervisor:
             project = models.project(tx)
         assert project is not None
         batch = _Batch(claim, model, {item.id: item for item in claim.items})
+        if isinstance(project.sources[model.spec.source], Dataset):
+            found = self._catch_up(model.spec.source)
+            if problem := next((one.problem for one in found if one.model == model.name), None):
+                self._unusable(batch, problem)
+            else:
+                self._dispatch(batch, project)
+            return
         try:
             stat = read.look(project.sources[model.spec.source], self.home.root)
         except EvertrainError as error:
-            self._skip(batch, str(error))
+            self._unusable(batch, str(error))
             return
         if self._usable(model, stat, max(item.wanted for item in claim.items)):
             self._dispatch(batch, project)
@@ -284,26 +308,29 @@ class Supervisor:
         return bool(extract["commit"] >= wanted or (stat is not None and extract["stat"] == stat))
 
     def _dispatch(self, batch: _Batch, project: ProjectSpec) -> None:
-        model, claim = batch.model, batch.claim
-        assert model.extract is not None
-        with self.store.read() as tx:
-            places = champions.facts(tx, [item.partition_id for item in claim.items])
+        claim = batch.claim
+        with self.store.write() as tx:
+            # Rows, marks and what is wanted, all of one moment: a mark that is newer than the rows would lose a change,
+            # and a request that the read itself made is answered by this very item.
+            leases.check(tx, self.owner)
+            batch.open = items.begin(tx, self.owner, list(batch.open.values()))
+            batch.model = model = models.by_id(tx, claim.model_id)
+            places = champions.facts(tx, [item.partition_id for item in batch.open.values()])
             batch.champions = registry.fits(tx, [row.champion_id for row in places.values() if row.champion_id])
-        where = {
-            leaf.key: leaf
-            for leaf in leaves(model.extract["index"], [KeyText(item.key) for item in claim.items if item.leaf])
-        }
+        assert model.extract is not None
+        where: dict[KeyText, Leaf] = {}
+        if is_copy := "index" in model.extract:
+            listed = leaves(model.extract["index"], [KeyText(item.key) for item in batch.open.values() if item.leaf])
+            where = {leaf.key: leaf for leaf in listed}
         gone = [
             item
-            for item in claim.items
-            if places[item.partition_id].state == "retired" or (item.leaf and item.key not in where)
+            for item in batch.open.values()
+            if places[item.partition_id].state == "retired" or (is_copy and item.leaf and item.key not in where)
         ]
         if gone:
             self._skip(batch, "the partition has no rows any more", gone)
         needless: list[tuple[Record, str]] = []
-        for item in claim.items:
-            if item.id not in batch.open:
-                continue
+        for item in batch.open.values():
             place, leaf = places[item.partition_id], where.get(KeyText(item.key))
             champion = batch.champions.get(place.champion_id)
             batch.seen[item.id] = place.seen
@@ -316,6 +343,7 @@ class Supervisor:
                 "input": place.seen,
                 "start": leaf.start if leaf else None,
                 "rows": leaf.rows if leaf else None,
+                "leaf": bool(item.leaf),
                 "champion": champion and champion.as_message(str(self.artifacts.path(champion.place.artifact))),
             }
         for reason in dict.fromkeys(reason for _, reason in needless):
@@ -345,13 +373,16 @@ class Supervisor:
             "root": str(self.home.root),
             "scratch": str(self.scratch),
             "model": encode(model.spec),
-            "extract": model.extract["path"],
             "columns": model.extract["columns"],
             "time": source.time,
             "key": list(source.key),
             "now": self.store.clock.now().isoformat(),
             "items": list(messages),
         }
+        if isinstance(source, Dataset):
+            task["copied"] = str(self._copied(model, messages))
+        else:
+            task["extract"] = model.extract["path"]
         return Job(
             task,
             family(model.spec.trainer),
@@ -359,6 +390,21 @@ class Supervisor:
             memory_mb=model.spec.memory_mb,
             purpose=batch,
         )
+
+    def _copied(self, model: models.Model, messages: Sequence[Message]) -> Path:
+        """Copy the rows of these items out of their dataset, as they are in the version that was looked at."""
+        assert model.extract is not None
+        with self.store.read() as tx:
+            dataset = datasets.by_name(tx, model.spec.source)
+        assert dataset is not None
+        groups: dict[tuple[str, ...], list[list[Any]]] = {}
+        for message in messages:
+            key = decode(message["key"])
+            values = [to_sql(dataset.columns[name], value, name) for name, value in key.items()]
+            groups.setdefault(tuple(key), []).append(values)
+        target = self.scratch / f"rows-{secrets.token_hex(8)}.db"
+        datasets.copy_rows(self.store, dataset, model.extract["version"], list(groups.items()), target)
+        return target
 
     # --- results ----------------------------------------------------------------------------------------------
 
@@ -561,6 +607,10 @@ class Supervisor:
 
     def _skip(self, batch: _Batch, reason: str, only: Sequence[Record] | None = None) -> None:
         self._close(batch, list(only or batch.open.values()), ItemState.SKIPPED, {"reason": reason})
+
+    def _unusable(self, batch: _Batch, problem: str) -> None:
+        """End items whose source cannot be used: nothing was trained, and that is no success."""
+        self._close(batch, list(batch.open.values()), ItemState.FAILED, {"reason": problem, "error_class": "data"})
 
     def _close(self, batch: _Batch, closing: Sequence[Record], state: ItemState, result: Mapping[str, Any]) -> None:
         self._write(

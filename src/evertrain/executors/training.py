@@ -24,7 +24,7 @@ from evertrain.artifacts import Place, read_checked
 from evertrain.errors import ArtifactError, ConfigError, DataError, EvertrainError, Retryable, TrainingError
 from evertrain.executors.jobs import Message
 from evertrain.executors.packs import Emit, Meter, Packer
-from evertrain.executors.rows import Rows, parts
+from evertrain.executors.rows import Rows, parts, unpacked
 from evertrain.partitions import decode
 from evertrain.sources import read
 from evertrain.sources.table import Schema
@@ -98,11 +98,14 @@ class Setting:
 def setting(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) -> Setting:
     """Return the setting of a task as the supervisor sent it."""
     spec, scratch = decode_model(task["model"]), Path(task["scratch"])
+    columns, extract = task["columns"], task.get("extract", "")
+    if "copied" in task:
+        columns, extract = unpacked(task, spec)
     return Setting(
         spec,
         make(spec.trainer, scratch, inline),
-        task["columns"],
-        task["extract"],
+        columns,
+        extract,
         scratch,
         task["time"],
         task["key"],
@@ -124,10 +127,15 @@ def train(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) ->
             result |= _fit(shared, item, rows, packer)
         except Insufficient as error:
             result |= {"state": "skipped", "reason": str(error)}
+        except MemoryError:
+            raise  # this process is no longer to be trusted; its supervisor sees it end
         except Exception as error:  # noqa: BLE001 - the one fence around the user's trainer
             result |= _failure(error)
         packer.add(result | meter.read())
     packer.flush()
+    if "copied" in task:
+        for path in (Path(shared.extract), Path(shared.extract).with_suffix(".idx")):
+            path.unlink(missing_ok=True)
 
 
 def _failure(error: Exception) -> Message:

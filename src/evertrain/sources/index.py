@@ -53,7 +53,7 @@ def leaves(index: str | Path, keys: Sequence[KeyText] | None = None) -> Iterator
 
 def complete(extract: Mapping[str, Any] | None) -> bool:
     """Return whether an extract and its index are there."""
-    return extract is not None and Path(extract["path"]).exists() and Path(extract["index"]).exists()
+    return extract is not None and all(one in extract and Path(extract[one]).exists() for one in ("path", "index"))
 
 
 def comparable(one: str | None, other: str | None) -> bool:

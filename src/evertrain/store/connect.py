@@ -14,7 +14,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -80,10 +80,17 @@ class Tx:
         return int(self.value("UPDATE counters SET value = value + 1 WHERE name = :name RETURNING value", name=counter))
 
     def event(
-        self, kind: Kind, *, model: str | None = None, run_id: int | None = None, actor: str | None = None, **data: Any
+        self,
+        event_kind: Kind,
+        /,
+        *,
+        model: str | None = None,
+        run_id: int | None = None,
+        actor: str | None = None,
+        **data: Any,
     ) -> None:
         """Append to the log, in this transaction."""
-        row = {"at": self.now_text, "kind": kind, "model": model, "run_id": run_id, "actor": actor or self.actor}
+        row = {"at": self.now_text, "kind": event_kind, "model": model, "run_id": run_id, "actor": actor or self.actor}
         self.run(
             "INSERT INTO events(at, kind, model, run_id, actor, data)"
             " VALUES (:at, :kind, :model, :run_id, :actor, :data)",
@@ -111,7 +118,7 @@ class Store:
         self.clock: Clock = clock or SystemClock()
         self.actor = "evertrain"
         self.listeners: list[Callable[[list[dict[str, Any]]], None]] = []
-        self._pid = os.getpid()
+        self._pid, self._busy_s = os.getpid(), busy_s
         _refuse_network(self.path.parent)
         self._engine = create_engine(
             f"sqlite:///{self.path}", poolclass=QueuePool, connect_args={"timeout": busy_s, "check_same_thread": False}
@@ -169,6 +176,17 @@ class Store:
         """Write a complete copy to `target`, under writers (sqlite.org/lang_vacuum.html, VACUUM INTO)."""
         with self._engine.connect().execution_options(begin="") as connection:
             connection.exec_driver_sql("VACUUM INTO ?", (str(target),))
+
+    def copy_out(self, select: str, values: Mapping[str, Any], target: Path) -> None:
+        """Write the answer of a SELECT to the table `rows` of a new database: worker children never open this one."""
+        with closing(sqlite3.connect(self.path, timeout=self._busy_s, isolation_level=None)) as connection:
+            # Not this pool's connections: a database is attached outside of any transaction only.
+            connection.execute("ATTACH ? AS target", (str(target),))
+            connection.execute("PRAGMA target.journal_mode=OFF").fetchall()
+            connection.execute("PRAGMA target.synchronous=OFF")
+            connection.execute("BEGIN")
+            connection.execute(f"CREATE TABLE target.rows AS {select}", dict(values))
+            connection.execute("COMMIT")
 
     def close(self) -> None:
         self._engine.dispose()

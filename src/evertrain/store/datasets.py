@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from evertrain.errors import Conflict, NotFound
-from evertrain.store.connect import Record, Tx, dump
+from evertrain.store.connect import Record, Store, Tx, dump
 
 LIVE = "since <= :version AND (until IS NULL OR until > :version)"
 _INCOMING = "incoming"
@@ -404,6 +405,49 @@ def undo(tx: Tx, dataset: Dataset, version: int, undone: int) -> tuple[Counts, l
         )
     )
     return Counts(opened - both, both, closed - both, len(later)), sorted(later)
+
+
+def count_by(
+    tx: Tx, dataset: Dataset, version: int, columns: Sequence[str], groups: Sequence[Sequence[Any]], needed: str
+) -> list[int]:
+    """Return for each group of values how many rows have them in `columns` and a value in `needed`."""
+    same = " AND ".join(f"d.{dataset.sql(name)} IS json_extract(j.value, '$[{n}]')" for n, name in enumerate(columns))
+    found = tx.rows(
+        f"SELECT j.key, count(d.row) FROM json_each(:groups) j CROSS JOIN {dataset.table} d WHERE {same or '1'}"
+        f" AND d.since <= :version AND (d.until IS NULL OR d.until > :version) AND d.{dataset.sql(needed)} IS NOT NULL"
+        " GROUP BY j.key",
+        groups=dump([list(group) for group in groups]),
+        version=version,
+    )
+    counts = {row[0]: row[1] for row in found}
+    return [counts.get(place, 0) for place in range(len(groups))]
+
+
+def copy_rows(
+    store: Store, dataset: Dataset, version: int, groups: Sequence[tuple[Sequence[str], Sequence[Any]]], target: Path
+) -> None:
+    """Copy rows of a version into a database of their own, in the order in which they were written.
+
+    Args:
+        groups: columns, and lists of the values that wanted rows have in them; no columns means every row.
+    """
+    selects, values = [], {}
+    for number, (columns, wanted) in enumerate(groups):
+        same = " AND ".join(
+            f"d.{dataset.sql(name)} IS json_extract(j.value, '$[{place}]')" for place, name in enumerate(columns)
+        )
+        selects.append(
+            f"SELECT d.row FROM json_each(:g{number}) j CROSS JOIN {dataset.table} d WHERE {same}"
+            if columns
+            else f"SELECT row FROM {dataset.table}"
+        )
+        values[f"g{number}"] = dump([list(one) for one in wanted])
+    store.copy_out(
+        f"SELECT {dataset.listed} FROM {dataset.table} WHERE row IN ({' UNION '.join(selects)})"
+        " AND since <= :version AND (until IS NULL OR until > :version) ORDER BY row",
+        {**values, "version": version},
+        target,
+    )
 
 
 def history(tx: Tx, dataset: Dataset, key: str) -> Iterator[Record]:

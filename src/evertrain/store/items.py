@@ -100,12 +100,7 @@ def claim(tx: Tx, owner: str, *, most: int, seconds: float) -> Claim | None:
             for one in picked
         ],
     )
-    items = tx.rows(
-        "SELECT i.id, i.run_id, i.fence, i.partition_id, i.cause, i.correction, i.forced, i.wanted, i.attempt,"
-        " i.crashes, p.key, p.leaf, p.champion_id, p.champion_input, p.rows, p.pinned FROM items i"
-        " JOIN partitions p ON p.id = i.partition_id WHERE i.id IN :ids ORDER BY i.id",
-        ids=picked,
-    )
+    items = _claimed(tx, picked)
     runs.start_runs(tx, sorted({item.run_id for item in items}), picked)
     by_run: dict[int, list[int]] = {}
     for item in items:
@@ -113,6 +108,41 @@ def claim(tx: Tx, owner: str, *, most: int, seconds: float) -> Claim | None:
     for run_id, ids in by_run.items():
         tx.event(Kind.ITEMS_CLAIMED, run_id=run_id, items=ranges(ids), owner=owner, fence=fence)
     return Claim(owner, fence, top.model_id, items)
+
+
+def _claimed(tx: Tx, ids: list[int]) -> Sequence[Record]:
+    return tx.rows(
+        "SELECT i.id, i.run_id, i.fence, i.partition_id, i.cause, i.correction, i.forced, i.wanted, i.attempt,"
+        " i.crashes, p.key, p.leaf, p.champion_id, p.champion_input, p.rows, p.pinned FROM items i"
+        " JOIN partitions p ON p.id = i.partition_id WHERE i.id IN :ids ORDER BY i.id",
+        ids=ids,
+    )
+
+
+def begin(tx: Tx, owner: str, claimed: Sequence[Record]) -> dict[int, Record]:
+    """Tie claimed items to what is wanted now, as their rows are fixed, and return those that are still held.
+
+    The read that they waited for may itself have asked for training; they answer that request, too, so that nothing
+    is planned for it once more.
+    """
+    mine = [
+        {"id": one.id, "owner": owner, "fence": one.fence, "partition": one.partition_id, "boot": tx.boot_id,
+         "boottime": tx.boottime}
+        for one in claimed
+    ]  # fmt: skip
+    tx.many(
+        "UPDATE items SET wanted = (SELECT max(p.wanted, m.wanted) FROM partitions p, models m"
+        f" WHERE p.id = items.partition_id AND m.id = items.model_id) WHERE {_MINE}",
+        mine,
+    )
+    fences = {one.id: one.fence for one in claimed}
+    held = [one for one in _claimed(tx, list(fences)) if one.fence == fences[one.id]]
+    tx.many(
+        "UPDATE partitions SET planned = max(planned, wanted) WHERE id = :id AND NOT EXISTS"
+        " (SELECT 1 FROM items w WHERE w.partition_id = partitions.id AND w.state = 'waiting')",
+        [{"id": one.partition_id} for one in held],
+    )
+    return {one.id: one for one in held}
 
 
 def _latest(tx: Tx) -> str:

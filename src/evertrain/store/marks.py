@@ -21,6 +21,26 @@ def of_model(tx: Tx, model_id: int) -> dict[str, Record]:
     }
 
 
+def some(tx: Tx, model_id: int, keys: Sequence[KeyText]) -> dict[str, Record]:
+    """Return those of these partitions that are known, by key."""
+    return {
+        row.key: row
+        for row in tx.rows(
+            "SELECT p.id, p.key, leaf, state, rows, seen, asked, considered_input, champion_id FROM json_each(:keys) j"
+            " CROSS JOIN partitions p WHERE p.model_id = :model AND p.key = j.value",
+            keys=dump(list(keys)),
+            model=model_id,
+        )
+    }
+
+
+def leaves(tx: Tx, model_id: int) -> int:
+    """Return how many live partitions are leaves."""
+    return int(
+        tx.value("SELECT count(*) FROM partitions WHERE model_id = :id AND leaf AND state = 'live'", id=model_id)
+    )
+
+
 def update(tx: Tx, changes: Sequence[Mapping[str, Any]]) -> None:
     """Record rows, seen and asked marks of partitions by number."""
     tx.many("UPDATE partitions SET rows = :rows, seen = :seen, asked = :asked WHERE id = :id", changes)

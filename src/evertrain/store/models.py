@@ -108,7 +108,11 @@ def _declare(tx: Tx, declared: ModelSpec) -> list[str]:
         id=row.id,
     )
     if renewed:
-        tx.run("UPDATE models SET major = major + 1 WHERE id = :id", id=row.id)
+        # Before the first fit there is no generation to end: the first version is 1.0.0 whatever was changed till then.
+        tx.run(
+            "UPDATE models SET major = major + 1 WHERE id = :id AND EXISTS (SELECT 1 FROM versions WHERE model_id = :id)",
+            id=row.id,
+        )
     tx.event(Kind.MODEL_CHANGED, model=spec.name, recipe=True, generation=renewed)
     _first_partition(tx, row.id, spec)
     demand.want(tx, row.id, spec.name, demand.Request(Cause.DECLARATION, "its declaration changed"))
@@ -330,8 +334,12 @@ def pause(tx: Tx, model: str | None, *, paused: bool) -> None:
     tx.event(Kind.MODEL_PAUSED if paused else Kind.MODEL_RESUMED, model=model)
 
 
-def is_paused(tx: Tx) -> bool:
-    return bool(tx.value("SELECT 1 FROM settings WHERE name = 'paused'"))
+def is_paused(tx: Tx, model: str | None = None) -> bool:
+    """Return whether nothing is trained now, or nothing of one model."""
+    return bool(
+        tx.value("SELECT 1 FROM settings WHERE name = 'paused'")
+        or tx.value("SELECT 1 FROM models WHERE name = :model AND paused", model=model)
+    )
 
 
 def sources_of(found: Iterable[Model]) -> dict[str, list[Model]]:

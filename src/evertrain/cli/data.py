@@ -1,0 +1,95 @@
+"""Data: bring rows into a dataset, see what came, take it back, write it out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evertrain.cli import here, show
+from evertrain.cli.here import Json, app
+
+DatasetName = Annotated[str, typer.Argument(help="Name of the dataset.")]
+
+
+@app.command()
+def ingest(
+    dataset: DatasetName,
+    file: Annotated[Path, typer.Argument(help="A CSV or Parquet file.")],
+    token: Annotated[str | None, typer.Option(help="A name for this request: sent again, it changes nothing.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Merge the rows of a file into a dataset as one batch: the newer row of a key wins."""
+    from evertrain.cli.live import waiting
+    from evertrain.control import data
+
+    with here.opened() as opened:
+        with waiting(f"Merging {file.name}"):
+            batch = data.ingest(opened, dataset, file, actor=here.user(), token=token)
+        if as_json:
+            show.as_json(batch)
+            return
+        show.line(f"{str(batch)[0].upper()}{str(batch)[1:]}.", "green")
+        if batch.again:
+            show.line("It was written before, under this token; nothing changed now.")
+        show.following("plan" if batch.added + batch.updated + batch.removed else f"batches {dataset}")
+
+
+@app.command()
+def batches(dataset: DatasetName, limit: Annotated[int, typer.Option(min=1)] = 20, as_json: Json = False) -> None:
+    """List the batches of a dataset, newest first."""
+    from evertrain.control import data
+
+    with here.opened() as opened:
+        found = data.batches(opened, dataset, limit)
+        if as_json:
+            show.as_json([dict(row._mapping) for row in found])
+            return
+        if not found:
+            show.line(f"{dataset} holds no rows yet.")
+            show.following(f"ingest {dataset} FILE.csv")
+            return
+        show.table(
+            ["batch", "version", "what", "from", "by", "at", "added", "updated", "removed", "unchanged"],
+            [
+                [str(row.id), str(row.version), row.kind, row.source, row.actor, show.moment(row.at),
+                 *(f"{number:,}" for number in (row.added, row.updated, row.removed, row.unchanged))]
+                for row in found
+            ],
+        )  # fmt: skip
+        show.following(f"undo {dataset} {found[0].id}")
+
+
+@app.command()
+def undo(
+    dataset: DatasetName, batch: Annotated[int, typer.Argument(help="Number of the batch.")], as_json: Json = False
+) -> None:
+    """Reverse a batch, but for rows that a later batch touched."""
+    from evertrain.control import data
+
+    with here.opened() as opened:
+        made = data.undo(opened, dataset, batch, actor=here.user())
+        if as_json:
+            show.as_json(made)
+            return
+        show.line(f"Undone batch {batch}: {made}.", "green")
+        if made.left:
+            listed = ", ".join(made.left[:10]) + (" …" if len(made.left) > 10 else "")
+            show.line(f"{len(made.left)} left alone, since later batches changed them: {listed}", "yellow")
+        show.following("plan")
+
+
+@app.command(name="export")
+def export_(
+    dataset: DatasetName,
+    file: Annotated[Path, typer.Argument(help="File to write, .csv or .parquet.")],
+    version: Annotated[int | None, typer.Option(help="An earlier version; by default the newest.")] = None,
+) -> None:
+    """Write the rows of a dataset to a file, as they are now or were at an earlier version."""
+    from evertrain.control import data
+
+    with here.opened() as opened:
+        rows = data.export(opened, dataset, file, version)
+        show.line(f"Wrote {rows:,} rows to {file}.", "green")
+        show.following(f"batches {dataset}")
