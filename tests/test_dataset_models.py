@@ -166,3 +166,26 @@ def test_a_dataset_without_rows_says_how_to_bring_some(make, folder):
     with project.opened.store.read() as tx:
         problem = tx.value("SELECT problem FROM sources WHERE name = 'sales'")
     assert problem == "dataset sales holds no rows yet; `evertrain ingest sales FILE.csv` brings the first"
+
+
+def test_a_champion_is_asked_how_it_does_on_newer_rows_of_its_dataset(make, folder):
+    """S2-09: labelled rows that came after the training show that the model fell behind."""
+    from evertrain import on_score_drop
+
+    project = make()
+    sales = project.dataset("sales", key="id")
+    project.model(
+        "s", sales, target="y", features=["x"], trainer=Custom("toys:Line"), min_samples=5,
+        triggers=[on_score_drop("5%", min_rows=30)],
+    )  # fmt: skip
+    sales.ingest(rows([("Mango", "Pilar")], each=60).drop("fruit", "town"))
+    project.refresh()
+    sales.ingest(rows([("Mango", "Pilar")], each=40, start=500, slope=-3.0).drop("fruit", "town"))
+    project.refresh()  # takes the rows in
+    project.refresh()  # the next regular check
+
+    with project.opened.store.read() as tx:
+        reason = tx.value("SELECT reason FROM decisions WHERE cause = 'score_drop' AND fired = 1")
+    assert reason is not None
+    assert "fell from" in reason
+    assert "on 40 labelled rows newer than the training" in reason

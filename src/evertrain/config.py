@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from evertrain.errors import ConfigError
+from evertrain.errors import ConfigError, UnknownName
 
 PROJECT_FILES = ("project.py", "evertrain.toml")
+
+# Variables that are no settings: where the project is, what is shown, and what tests and our own children are told.
+_OTHERS = ("EVERTRAIN_PROJECT", "EVERTRAIN_DEBUG", "EVERTRAIN_FAULT", "EVERTRAIN_CHILD_FAULT", "EVERTRAIN_COMPILING")
+# Kubernetes gives every container such variables of each service, also of one that is called evertrain.
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_OF_A_SERVICE = re.compile(r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_\w+)?)?)")
+# What POSIX takes beside names, such as CET-1CEST: valid for the machine, though no name for a schedule.
+_POSIX_ZONE = re.compile(r"(<[^>]+>|[A-Za-z]{3,})[+-]?[0-9].*|/.*")
 
 
 @dataclass(frozen=True)
@@ -45,11 +57,15 @@ class Settings:
     child_idle_s: float = 60.0
 
     def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name == "children":
+                if value < 0:
+                    raise ConfigError(one.name, value, "a whole number of at least 0; 0 is one less than the cores")
+            elif not (math.isfinite(value) and value > 0):
+                raise ConfigError(one.name, value, "a finite number above 0")
         if self.lease_s < 3 * self.beat_s:
             raise ConfigError("beat_s", self.beat_s, f"at most a third of lease_s, {self.lease_s / 3:g}")
-        for one in fields(self):
-            if getattr(self, one.name) < 0:
-                raise ConfigError(one.name, getattr(self, one.name), "a number of at least 0")
 
     @property
     def child_count(self) -> int:
@@ -60,18 +76,40 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Return the settings of the environment, by default this process's.
 
     Raises:
-        ConfigError: a value is no number, names the variable.
+        ConfigError: a value is not allowed, names the variable; or a variable of ours is none that exists.
     """
     environment = os.environ if environment is None else environment
+    variables = {f"EVERTRAIN_{one.name.upper()}": one for one in fields(Settings)}
+    for name in environment:
+        if name.startswith("EVERTRAIN_") and name not in (*variables, *_OTHERS) and not _OF_A_SERVICE.fullmatch(name):
+            raise UnknownName("variable", name, get_close_matches(name, variables, 3, 0.8) or variables)
+    _check_zone(environment.get("TZ", ""))
     values: dict[str, float] = {}
-    for one in fields(Settings):
-        variable = f"EVERTRAIN_{one.name.upper()}"
+    for variable, one in variables.items():
         if text := environment.get(variable):
+            whole = one.type == "int"
             try:
-                values[one.name] = int(text) if one.type == "int" else float(text)
+                values[one.name] = int(text) if whole else float(text)
             except ValueError:
-                raise ConfigError(variable, text, "a number") from None
-    return Settings(**values)  # type: ignore[arg-type]
+                raise ConfigError(variable, text, "a whole number" if whole else "a number") from None
+    try:
+        return Settings(**values)  # type: ignore[arg-type]
+    except ConfigError as error:
+        if error.name == "beat_s" and "beat_s" not in values and "lease_s" in values:
+            least = f"at least three times beat_s, {3 * Settings.beat_s:g}"
+            raise ConfigError("EVERTRAIN_LEASE_S", values["lease_s"], least) from None
+        raise ConfigError(f"EVERTRAIN_{error.name.upper()}", error.value, error.allowed) from None
+
+
+def _check_zone(text: str) -> None:
+    """Refuse a `TZ` that names no time zone: the machine takes it for UTC without a word."""
+    name = text.removeprefix(":")
+    if not name or _POSIX_ZONE.fullmatch(name):
+        return
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ConfigError("TZ", text, "a time zone such as Europe/Berlin, or no such variable") from None
 
 
 @dataclass(frozen=True)

@@ -112,18 +112,15 @@ def _compile(path: Path) -> ProjectSpec:
     finally:
         os.close(write)
     data = bytearray()
-    with os.fdopen(read, "rb") as answer_file:
-        # Beside the limit: whoever holds the pipe open, also a process that the file began, would hold us for ever.
-        reader = threading.Thread(target=lambda: data.extend(answer_file.read()), daemon=True)
-        reader.start()
-        try:
-            _, printed = process.communicate(timeout=_WAIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            raise ConfigError(path.name, f"no answer after {_WAIT_S} s", "a file that declares and returns") from None
-        finally:
-            reader.join(1)
+    reader = threading.Thread(target=_take, args=(read, data), daemon=True)
+    reader.start()
+    try:
+        _, printed = process.communicate(timeout=_WAIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise ConfigError(path.name, f"no answer after {_WAIT_S} s", "a file that declares and returns") from None
+    reader.join(1)
     if not data:
         last = printed.decode(errors="replace").strip().splitlines()[-1:] or ["it ended without a word"]
         raise ConfigError(path.name, last[0], "a file that declares a project")
@@ -131,6 +128,13 @@ def _compile(path: Path) -> ProjectSpec:
     if "error" in answer:
         raise ConfigError(answer["name"], answer["error"], answer["allowed"])
     return decode_project(answer["project"])
+
+
+def _take(descriptor: int, data: bytearray) -> None:
+    """Read the answer beside the limit: a process that the file began may hold the pipe open for ever."""
+    with os.fdopen(descriptor, "rb") as answer:
+        while part := answer.read1():
+            data.extend(part)
 
 
 def check_trainers(project: ProjectSpec) -> None:

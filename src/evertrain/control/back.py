@@ -189,32 +189,15 @@ def _judged(opened: Opened, hands: Supervisor, model: models.Model, project: Any
     shutil.copyfile(file, copy)
     artifact, size = opened.artifacts.take(copy)
     data = Place(artifact, 0, size, artifact)
-    task = {
-        "kind": "train",
-        "model": encode(model.spec),
-        "extract": model.extract["path"],
-        "columns": model.extract["columns"],
-        "time": project.sources[model.spec.source].time,
-        "key": list(project.sources[model.spec.source].key),
-        "now": opened.store.clock.now().isoformat(),
-        "items": [
-            {
-                "id": 0,
-                "key": WHOLE,
-                "input": place.seen,
-                "start": 0,
-                "rows": model.extract["rows"],
-                "champion": None,
-                "fitted": {
-                    "path": str(opened.artifacts.path(artifact)),
-                    "artifact": artifact,
-                    "start": 0,
-                    "size": size,
-                    "digest": artifact,
-                },
-            }
-        ],
+    fitted = {
+        "path": str(opened.artifacts.path(artifact)),
+        "artifact": artifact,
+        "start": 0,
+        "size": size,
+        "digest": artifact,
     }
+    item = {"id": 0, "key": WHOLE, "leaf": True, "input": place.seen, "champion": None, "fitted": fitted}
+    task = hands.task("train", model, project, [item])
     message = _wait(hands, task, family(model.spec.trainer))
     result = message["results"][0]
     if result["state"] == "fitted" and message["path"]:

@@ -17,8 +17,8 @@ from evertrain.control.opened import Opened, zone_of
 from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
 from evertrain.partitions import KeyText, decode, label
-from evertrain.sources.index import complete, leaves
-from evertrain.specs import Auto, Cause, Dataset, Environment, MaxAge, ProjectSpec, ScoreDrop, encode
+from evertrain.sources.index import complete
+from evertrain.specs import Auto, Cause, Dataset, Environment, MaxAge, ProjectSpec, ScoreDrop
 from evertrain.states import ItemState
 from evertrain.store import champions, decisions, demand, models, runs, schedules, sources
 from evertrain.store.connect import Record, Tx
@@ -178,7 +178,7 @@ def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memor
         ]
     for model, trigger in own:
         name = f"score:{model.name}"
-        if name in memory.under_way or not complete(model.extract):
+        if name in memory.under_way or not _has_rows(project, model):
             continue
         with opened.store.read() as tx:
             rows = champions.with_news(tx, model.id, _CHECKED_AT_ONCE)
@@ -190,7 +190,16 @@ def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memor
                 if not rows:
                     _follow(tx, project, model, triggers.on_score(trigger, trigger.score or _score(model, tx), []))
             continue
-        task = _score_task(opened, project, model, trigger, fresh, fits)
+        items = [
+            {
+                "id": row.id,
+                "key": row.key,
+                "leaf": bool(row.leaf),
+                "champion": (fit := fits[row.champion_id]).as_message(str(opened.artifacts.path(fit.place.artifact))),
+            }
+            for row in fresh
+        ]
+        task = hands.task("evaluate", model, project, items, score=trigger.score, min_rows=trigger.min_rows)
         for row in fresh:
             memory.evaluated[row.id, "score"] = f"{row.champion_id}:{row.seen}"
         answer = _on_scores(opened, project, model, trigger, fresh, fits, memory, name)
@@ -208,41 +217,10 @@ def _score(model: models.Model, tx: Tx) -> str:
     return champions.deciding_score(tx, model.id) or "accuracy"
 
 
-def _score_task(
-    opened: Opened,
-    project: ProjectSpec,
-    model: models.Model,
-    trigger: ScoreDrop,
-    rows: Sequence[Record],
-    fits: dict[int, registry.Fit],
-) -> Message:
-    assert model.extract is not None
-    where = {leaf.key: leaf for leaf in leaves(model.extract["index"], [KeyText(row.key) for row in rows if row.leaf])}
-    source = project.sources[model.spec.source]
-    items = []
-    for row in rows:
-        leaf, fit = where.get(KeyText(row.key)), fits[row.champion_id]
-        items.append(
-            {
-                "id": row.id,
-                "key": row.key,
-                "start": leaf.start if leaf else None,
-                "rows": leaf.rows if leaf else None,
-                "champion": fit.as_message(str(opened.artifacts.path(fit.place.artifact))),
-            }
-        )
-    return {
-        "kind": "evaluate",
-        "model": encode(model.spec),
-        "extract": model.extract["path"],
-        "columns": model.extract["columns"],
-        "time": source.time,
-        "key": list(source.key),
-        "now": opened.store.clock.now().isoformat(),
-        "items": items,
-        "score": trigger.score,
-        "min_rows": trigger.min_rows,
-    }
+def _has_rows(project: ProjectSpec, model: models.Model) -> bool:
+    """Return whether rows of the model can be had without reading its source."""
+    kept = isinstance(project.sources[model.spec.source], Dataset)
+    return model.extract is not None if kept else complete(model.extract)
 
 
 def _on_scores(

@@ -47,6 +47,7 @@ def evaluate(task: Message, emit: Emit, inline: dict[str, Any] | None = None) ->
         except Exception as error:  # noqa: BLE001 - the user's trainer; what it raised is recorded
             answer["problem"] = str(error) if isinstance(error, EvertrainError) else f"{type(error).__name__}: {error}"
         found.append(answer)
+    shared.close()
     emit({"type": "evaluated", "score": name, "found": found})
 
 

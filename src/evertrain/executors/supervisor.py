@@ -366,10 +366,27 @@ class Supervisor:
         return None
 
     def _job(self, batch: _Batch, project: ProjectSpec, messages: Sequence[Message]) -> Job:
-        model, source = batch.model, project.sources[batch.model.spec.source]
+        spec = batch.model.spec
+        return Job(
+            self.task("train", batch.model, project, messages),
+            family(spec.trainer),
+            deadline_s=spec.deadline.total_seconds(),
+            memory_mb=spec.memory_mb,
+            purpose=batch,
+        )
+
+    def task(
+        self, kind: str, model: models.Model, project: ProjectSpec, messages: Sequence[Message], **more: Any
+    ) -> Message:
+        """Return the task of doing something with the rows of partitions.
+
+        Args:
+            messages: one for each partition, with its `key` and whether it is a `leaf`.
+        """
+        source = project.sources[model.spec.source]
         assert model.extract is not None
-        task = {
-            "kind": "train",
+        task: Message = {
+            "kind": kind,
             "root": str(self.home.root),
             "scratch": str(self.scratch),
             "model": encode(model.spec),
@@ -378,18 +395,17 @@ class Supervisor:
             "key": list(source.key),
             "now": self.store.clock.now().isoformat(),
             "items": list(messages),
+            **more,
         }
         if isinstance(source, Dataset):
-            task["copied"] = str(self._copied(model, messages))
-        else:
-            task["extract"] = model.extract["path"]
-        return Job(
-            task,
-            family(model.spec.trainer),
-            deadline_s=model.spec.deadline.total_seconds(),
-            memory_mb=model.spec.memory_mb,
-            purpose=batch,
-        )
+            return task | {"copied": str(self._copied(model, messages))}
+        unplaced = [KeyText(one["key"]) for one in messages if one["leaf"] and "start" not in one]
+        where = {leaf.key: leaf for leaf in leaves(model.extract["index"], unplaced)} if unplaced else {}
+        for one in messages:
+            leaf = where.get(one["key"])
+            one.setdefault("start", leaf.start if leaf else None)
+            one.setdefault("rows", leaf.rows if leaf else None)
+        return task | {"extract": model.extract["path"]}
 
     def _copied(self, model: models.Model, messages: Sequence[Message]) -> Path:
         """Copy the rows of these items out of their dataset, as they are in the version that was looked at."""

@@ -57,7 +57,14 @@ class Setting:
     now: datetime
     emit: Emit
     inline: Mapping[str, Any]
+    own_extract: bool = False
     trainers: dict[str, Trainer] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Remove the extract, where it was made for this task alone."""
+        if self.own_extract:
+            for path in (Path(self.extract), Path(self.extract).with_suffix(".idx")):
+                path.unlink(missing_ok=True)
 
     def trainer_of(self, encoded: Mapping[str, Any]) -> Trainer:
         """Return the trainer of an older fit, which may be another than today's."""
@@ -112,6 +119,7 @@ def setting(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) 
         datetime.fromisoformat(task["now"]),
         emit,
         inline or {},
+        "copied" in task,
     )
 
 
@@ -133,9 +141,7 @@ def train(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) ->
             result |= _failure(error)
         packer.add(result | meter.read())
     packer.flush()
-    if "copied" in task:
-        for path in (Path(shared.extract), Path(shared.extract).with_suffix(".idx")):
-            path.unlink(missing_ok=True)
+    shared.close()
 
 
 def _failure(error: Exception) -> Message:
