@@ -12,7 +12,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-from benchmarks import partitions
+from benchmarks import datasets, partitions
 from benchmarks.measure import Row, machine, memory_mb, python, repeated, spread
 from evertrain import __version__
 
@@ -111,6 +111,7 @@ def main() -> None:
     if not arguments.quick:
         steps += [slow_disk, lambda: partitions.two_of_many(9)]
     steps += [lambda: partitions.promotion(times), lambda: partitions.whole_loop(times)]
+    steps.append(lambda: datasets.rows((10_000,) if arguments.quick else (10_000, 1_000_000)))
     for step in steps:
         for row in step():
             rows.append(row)

@@ -455,10 +455,16 @@ def test_a_project_without_models_says_how_to_make_one(shell, shop):
         ("config line --set auto", 2, "field=value"),
         ("config line --set atuo=off", 2, "auto"),
         ("config line --set gate.tolerance=600%", 2, "from 0 to 1"),
-        ("config line --reset auto", 2, "auto"),
-        ("predict line", 2, "--data FILE, or --set"),
-        ("predict line --set x=1 --data rows.csv", 2, "--data FILE, or --set"),
+        ("config line --reset auto", 2, "no field of line is set at run time"),
+        ("config line --set auto=off --set auto=train", 2, "auto=off is set already"),
+        ('config line --set gate.score=r2 --set scores=["accuracy"]', 2, "a score of a"),
+        ("config line --model towns", 2, "line, or one of the two"),
+        ("schedule add line --daily 05:00 --at 03:00", 2, "only beside --weekly or --monthly"),
+        ("schedule add line --cron 0\\ 3\\ *\\ *\\ * --at 03:00", 2, "only beside --weekly or --monthly"),
+        ("predict line", 2, "nothing to predict: give --data FILE, or --set"),
+        ("predict line --set x=1 --data rows.csv", 2, "and not both"),
         ("predict line --set x", 2, "name=value"),
+        ("predict line --set x=1 --set x=2", 2, "x=1 is set already"),
         ("predict line --set z=1", 2, "'x' is missing"),
         ("predict line --data no.csv", 2, "no.csv cannot be read"),
         ("predict line --set x=1 --out no/such/folder.csv", 1, "no/such"),
@@ -477,7 +483,7 @@ def test_a_project_without_models_says_how_to_make_one(shell, shop):
     ],
 )
 def test_an_error_names_the_value_and_what_is_allowed_with_a_documented_code(shell, trained, command, code, said):
-    answer = shell(*command.split())
+    answer = shell(*(shlex.split(command) if "\\" in command else command.split()))
 
     assert answer.code == code, answer
     assert code in EXIT_CODES
@@ -626,6 +632,23 @@ def test_one_partition_is_trained_with_the_model_above_it(shell, trained):
     assert sorted(one["partition"] for one in items) == ["Overall", "T01"]
 
 
+def test_a_partition_that_is_called_like_the_rollup_is_another_than_it(shell, shop):
+    write_rows(shop / "rows.csv", towns=3)
+    rows = (shop / "rows.csv").read_text()
+    assert "T01," in rows
+    (shop / "rows.csv").write_text(rows.replace("T01,", "Overall,"))
+    shell.ok("trigger", "towns")
+
+    def asked(*partition: str) -> dict:
+        return shell.ok("why", "towns", *partition, "--json").json["partition"]
+
+    town, rollup = asked("-p", "town=Overall"), asked("-p", "Overall")
+
+    assert (town["rows"], rollup["rows"]) == (20, 60)
+    assert asked("-p", '{"town":"Overall"}') == town
+    assert asked() == rollup
+
+
 def test_nobody_waits_where_nobody_is_to_wait(shell, trained):
     asked = shell.ok("trigger", "line", "--force", "--no-wait")
     run = asked.following.rsplit(" ", 1)[1]
@@ -660,7 +683,8 @@ def test_rollback_takes_back_pins_and_frees(shell, trained):
     versions = {one["version"]: one["state"] for one in shell.ok("versions", "line", "--json").json["versions"]}
     predicted = shell.ok("predict", "line", "--set", "x=1.5", "--json").json
     held = shell.ok("trigger", "line", "--force")
-    freed = shell.paste(back)
+    listed = shell.paste(back)
+    freed = shell.ok("rollback", "line", "--unpin")
     forward = shell.ok("rollback", "line", "--to", "1.1.0")
 
     assert "Rolled back line: 1.1.0 -> 1.0.0, pinned" in back.out
@@ -668,6 +692,8 @@ def test_rollback_takes_back_pins_and_frees(shell, trained):
     assert predicted["predictions"] == pytest.approx([2.0])
     assert predicted["versions"] == ["1.0.0"]
     assert "pinned" in held.out
+    assert back.following == "evertrain versions line"
+    assert "rollback" not in listed.following
     assert "free for better models" in freed.out
     assert "1.0.0 -> 1.1.0" in forward.out
 
@@ -737,6 +763,15 @@ def test_an_override_is_shown_as_one_and_taken_back_by_what_comes_next(shell, tr
     assert shell.ok("config", "line", "--json").json == before
 
 
+def test_an_override_that_is_not_set_is_answered_with_those_that_are(shell, trained):
+    shell.ok("config", "line", "--set", "auto=observe")
+
+    answer = shell("config", "line", "--reset", "nonsense")
+
+    assert answer.code == 2
+    assert "--reset is 'nonsense'; allowed: auto, all" in answer.err
+
+
 def test_schedules_are_added_listed_with_their_next_moment_and_removed(shell, trained):
     """S1-04: several rules for one model are added and numbered. S1-10: listed. S1-11: removed by number."""
     for options in (
@@ -757,6 +792,44 @@ def test_schedules_are_added_listed_with_their_next_moment_and_removed(shell, tr
     assert [one["next_at"] for one in before] == sorted(one["next_at"] for one in before)
     assert f"Schedule {before[0]['schedule']} of line removed." in removed.out
     assert [one["schedule"] for one in after] == [one["schedule"] for one in before[1:]]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "said"),
+    [
+        ('"os:system"', "line.trainer: parameters of os:system"),
+        ('"os:getcwd"', "fit is missing"),
+        ('"sklearn.linear_model:Nope"', "a name that sklearn.linear_model has"),
+        (
+            '"sklearn.linear_model:Ridge"\nscores = ["accuracy"]',
+            "line.scores is 'accuracy'; allowed: a score of a regress",
+        ),
+        ('"no_such_module:Line"', "a module that is installed or in the project's folder"),
+        ("{params = {}}", "a table with kind = 'sklearn', 'command' or 'custom'"),
+    ],
+)
+def test_a_trainer_that_cannot_train_is_refused_by_reload_and_the_old_one_stays(shell, trained, trainer, said):
+    (trained / "evertrain.toml").write_text(DECLARED.replace('"toys:Unruly"', trainer))
+
+    answer = shell("reload")
+
+    assert answer.code == 2, answer
+    assert said in answer.err
+    assert shell.ok("config", "line", "--json").json["declaration"]["trainer"]["path"] == "toys:Unruly"
+
+
+def test_a_project_file_that_takes_its_time_is_waited_for_aloud(shell, shop):
+    (shop / "evertrain.toml").unlink()
+    (shop / "project.py").write_text(
+        "import time\ntime.sleep(1.5)\nfrom evertrain import CsvFile, Project\nproject = Project('shop')\n"
+        "project.model('line', project.source('rows', CsvFile('rows.csv')), target='y', trainer='toys:Line')\n"
+    )
+
+    first, again = shell.ok("config", "--json"), shell.ok("reload")
+
+    assert first.json == {"models": ["line"]}
+    assert "Reading the project file ..." in first.err
+    assert "Reading the project file ..." in again.err
 
 
 def test_reload_tells_what_changed(shell, trained):

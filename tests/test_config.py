@@ -33,7 +33,7 @@ def test_a_variable_that_cannot_be_is_refused_by_its_name(variable: str, value: 
 
 
 def test_a_misspelt_variable_is_answered_with_those_it_may_be() -> None:
-    with pytest.raises(ConfigError, match="^variable is 'EVERTRAIN_TIK_S'; allowed: EVERTRAIN_TICK_S"):
+    with pytest.raises(ConfigError, match=r"^variable is 'EVERTRAIN_TIK_S'; allowed: EVERTRAIN_TICK_S$"):
         read_settings({"EVERTRAIN_TIK_S": "1"})
 
 
@@ -51,12 +51,12 @@ def test_a_time_zone_that_the_machine_understands_is_let_be(zone: str) -> None:
 
 
 def test_the_bounds_of_a_setting_are_allowed() -> None:
-    found = read_settings({"EVERTRAIN_CHILDREN": "0", "EVERTRAIN_LEASE_S": "15", "EVERTRAIN_BATCH_ITEMS": "1"})
+    found = read_settings({"EVERTRAIN_CHILDREN": "0", "EVERTRAIN_LEASE_S": "15", "EVERTRAIN_DRAIN_S": "0"})
 
-    assert (found.children, found.lease_s, found.batch_items) == (0, 15.0, 1)
+    assert (found.children, found.lease_s, found.drain_s) == (0, 15.0, 0.0)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_setting_made_in_python_is_named_by_its_field(value: float) -> None:
-    with pytest.raises(ConfigError, match="^tick_s is"):
+    with pytest.raises(ConfigError, match=r"^tick_s is"):
         Settings(tick_s=value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from evertrain import Custom, on_data_change
+from evertrain import CsvFile, Custom, on_data_change
 from evertrain.partitions import decode
 
 
@@ -189,3 +189,36 @@ def test_a_champion_is_asked_how_it_does_on_newer_rows_of_its_dataset(make, fold
     assert reason is not None
     assert "fell from" in reason
     assert "on 40 labelled rows newer than the training" in reason
+
+
+def test_who_sends_records_reads_which_models_are_being_updated(farm):
+    """S0-23, S0-24: up to three of each dimension by name, sorted; beyond that all are counted."""
+    from evertrain.control import data
+
+    project, harvests = farm
+    batch = harvests.edit([{"id": 0, "y": 1.0}, {"id": 60, "y": 1.0}])
+    assert data.announcements(project.opened, batch) == [
+        "Records updated. Models for Avocado, Banana in Hermosa, Pilar and Overall are being updated in the background."
+    ]
+    same = harvests.edit({"id": 0, "y": 1.0})
+    assert data.announcements(project.opened, same) == []
+
+
+def test_an_application_that_keeps_its_own_records_says_what_changed(make, folder):
+    """S0-02: pairs go in, those pairs and the rollups above them are trained."""
+    project = make()
+    rows(PAIRS).write_csv(folder / "rows.csv")
+    source = project.source("harvests", CsvFile("rows.csv"))
+    project.model(
+        "kg", source, target="y", features=["x"], trainer=Custom("toys:Line"), partition_by=["fruit", "town"],
+        rollups=[["fruit"]], min_samples=5, triggers=[],
+    )  # fmt: skip
+    project.refresh()
+    rows(PAIRS, slope=3.0).write_csv(folder / "rows.csv")
+
+    done = project.changed("kg", [{"fruit": "Mango", "town": "Pilar"}], wait=True)
+
+    assert done.counts == {"promoted": 2}
+    assert set(trained(project)) == {("Mango", "Pilar"), ("Mango",)}
+    unknown = project.changed("kg", [{"fruit": "Durian", "town": "Pilar"}], wait=True)
+    assert "none of these partitions is known yet" in unknown.reason

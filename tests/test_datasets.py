@@ -282,3 +282,21 @@ class Versions(RuleBasedStateMachine):
 
 TestVersions = Versions.TestCase
 TestVersions.settings = settings(max_examples=40, stateful_step_count=12, deadline=None)
+
+
+def test_versions_older_than_what_is_kept_are_forgotten_and_the_newest_stays_whole(filled, clock):
+    from datetime import timedelta
+
+    spec = Dataset(key=("record_id",), keep_history=timedelta(days=90))
+    wrong = datasets.edit(filled, "harvests", [{"record_id": 1, "kg": 1.0}])
+    clock.advance(days=100)
+    datasets.edit(filled, "harvests", [{"record_id": 1, "kg": 2.0}])
+
+    assert datasets.compact(filled, "harvests", spec, newest=1) == 0  # a model has not taken in version 2 yet
+    assert datasets.compact(filled, "harvests", spec, newest=3) == 1
+    assert contents(filled) == {1: ("Hermosa", 2.0), 2: ("Pilar", 20.0), 3: ("Pilar", 30.0)}
+    assert contents(filled, 2)[1] == ("Hermosa", 1.0)
+    with pytest.raises(NotFound, match="versions 2 to 3 can be read"):
+        contents(filled, 1)
+    with pytest.raises(Conflict, match="older than the history that harvests keeps"):
+        datasets.undo(filled, "harvests", wrong.number)

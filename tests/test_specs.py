@@ -306,6 +306,38 @@ project.model("stock", stock, target="left", trainer="python train.py --data {da
 """
 
 
+def test_a_project_file_that_does_not_end_is_given_up_at_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "_WAIT_S", 1)
+    (tmp_path / "project.py").write_text("import time\ntime.sleep(60)\n")
+
+    with pytest.raises(ConfigError, match="no answer after 1 s"):
+        loader.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"scores": ["r2", "accuracy"]}, "m.scores is 'accuracy'; allowed: a score of a regression, as r2 is"),
+        ({"scores": ["f1"], "gate": Gate("rmse")}, "m.gate.score is 'rmse'; allowed: a score of a classification"),
+        ({"scores": ["r2"], "triggers": [on_score_drop(score="f1")]}, "m.triggers.score_drop.score is 'f1'"),
+        ({"trainer": "sklearn.linear_model:RidgeClassifier", "scores": ["r2"]}, "which its trainer is for"),
+        (
+            {"trainer": "sklearn.ensemble:RandomForestRegressor", "gate": Gate("f1")},
+            "not of a classification: r2, rmse",
+        ),
+        ({"trainer": Command("x", task="classification"), "gate": Gate("mae")}, "a score of a classification"),
+    ],
+)
+def test_scores_of_another_task_than_the_model_are_refused_where_it_is_declared(options: Any, said: str) -> None:
+    project = Project("p")
+    with pytest.raises(ConfigError) as caught:
+        project.model("m", project.source("rows", CsvFile("r.csv")), target="y", **{"trainer": LINE, **options})
+
+    assert said in str(caught.value)
+
+
 def test_toml_and_python_declare_the_same(tmp_path: Path) -> None:
     (tmp_path / "project.py").write_text(PYTHON)
     assert loader.load(tmp_path) == loader.from_toml(TOML)
@@ -317,7 +349,8 @@ def test_toml_and_python_declare_the_same(tmp_path: Path) -> None:
         ("name = ", "allowed: TOML"),
         ('name = "p"\nnmae = 1', "nmae"),
         ('name = "p"\n[models.m]\ntarget = "y"\ntrainer = "toys:Line"', "models.m.source is 'm'"),
-        ('name = "p"\n[sources.a]\nkind = "excel"\npath = "x"', "excel"),
+        ('name = "p"\n[sources.a]\nkind = "excel"\npath = "x"', "kind = 'csv', 'parquet', 'sql', 'function' or 'dataset'"),
+        ('name = "p"\n[sources.a]\npath = "a.csv"\n[models.a]\ntarget = "y"\ntrainer = {}', "kind = 'sklearn', 'command' or"),
         ('name = "p"\n[sources.a]\npath = "a.csv"\n[models.a]\ntarget = "y"\ntrainer = "t:T"\ntriggers = ["drfit"]', "drfit"),
         ('name = "p"\n[sources.a]\npath = "a.csv"\n[models.a]\ntarget = "y"\ntrainer = "t:T"\nholdout = 3', "holdout is 3"),
     ],
@@ -337,6 +370,13 @@ def test_a_wrong_toml_names_the_field(text: str, said: str) -> None:
         ("from evertrain import Project\na, b = Project('a'), Project('b')\n", "2 projects"),
         ("from evertrain import Gate\nGate(tolerance=7)\n", "Gate.tolerance is '7'"),
         ("import os\nos._exit(3)\n", "ended without a word"),
+        (
+            (
+                "from evertrain import CsvFile, Project\nproject = Project('p')\n"
+                "project.model('m', project.source('rows', CsvFile('r.csv')), target='y', trainer='os:system')\n"
+            ),
+            "m.trainer: parameters of os:system",
+        ),
     ],
 )
 def test_a_wrong_project_file_names_file_and_line(tmp_path: Path, text: str, said: str) -> None:

@@ -62,6 +62,8 @@ class Settings:
             if one.name == "children":
                 if value < 0:
                     raise ConfigError(one.name, value, "a whole number of at least 0; 0 is one less than the cores")
+            elif one.name == "drain_s" and value == 0:
+                continue  # what runs is given back at once
             elif not (math.isfinite(value) and value > 0):
                 raise ConfigError(one.name, value, "a finite number above 0")
         if self.lease_s < 3 * self.beat_s:
@@ -82,7 +84,10 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     variables = {f"EVERTRAIN_{one.name.upper()}": one for one in fields(Settings)}
     for name in environment:
         if name.startswith("EVERTRAIN_") and name not in (*variables, *_OTHERS) and not _OF_A_SERVICE.fullmatch(name):
-            raise UnknownName("variable", name, get_close_matches(name, variables, 3, 0.8) or variables)
+            near = get_close_matches(
+                name.removeprefix("EVERTRAIN_"), [one.name.upper() for one in fields(Settings)], 2, 0.75
+            )
+            raise UnknownName("variable", name, [f"EVERTRAIN_{one}" for one in near] or variables)
     _check_zone(environment.get("TZ", ""))
     values: dict[str, float] = {}
     for variable, one in variables.items():

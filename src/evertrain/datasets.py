@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evertrain.clock import to_text
 from evertrain.errors import Conflict, DataError, NotFound, StoreBusy
 from evertrain.events import Kind
 from evertrain.partitions import printable
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from evertrain.sources.table import Table
 
-CHUNK = 5000  # rows written in one transaction: other writers wait for no more than that
+CHUNK = 4000  # rows written in one transaction: other writers wait for no more than that
 _TURN_S = 30.0
 
 
@@ -182,6 +183,8 @@ def undo(store: Store, name: str, number: int, *, actor: str = "") -> Batch:
         batch = table.batch(tx, dataset, number)
         if not batch.added + batch.updated + batch.removed:
             raise Conflict(f"batch {number} changed nothing, so there is nothing to undo")
+        if batch.version <= dataset.horizon:
+            raise Conflict(f"batch {number} is older than the history that {name} keeps, so it cannot be undone")
         version = table.reserve(tx, dataset)
         counts, left = table.undo(tx, dataset, version, batch.version)
         if not counts.changed:
@@ -468,6 +471,25 @@ def _digest(rows: Sequence[tuple[Any, ...]]) -> str:
     return f"{total:064x}"
 
 
+def compact(store: Store, name: str, spec: Dataset, *, newest: int) -> int:
+    """Forget versions older than `keep_history`, in small transactions, and return how many rows that removed.
+
+    Args:
+        newest: versions from this one on stay whatever their age: a model has yet to take in what changed since.
+    """
+    removed = 0
+    while True:
+        with store.write() as tx:
+            dataset = table.by_name(tx, name)
+            if dataset is None:
+                return removed
+            horizon = min(newest, table.old_version(tx, dataset, to_text(tx.now - spec.keep_history)))
+            found = table.compact(tx, dataset, horizon, CHUNK) if horizon > 0 else 0
+        removed += found
+        if found < CHUNK:
+            return removed
+
+
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
@@ -480,8 +502,10 @@ def frame_at(store: Store, name: str, version: int | None = None) -> pl.DataFram
     with store.read() as tx:
         dataset = _again(tx, name)
         wanted = dataset.version if version is None else version
-        if not 0 <= wanted <= dataset.version:
-            raise NotFound(f"{name} has no version {wanted}; the newest is {dataset.version}")
+        if not dataset.horizon <= wanted <= dataset.version:
+            raise NotFound(
+                f"{name} has no version {wanted}; versions {dataset.horizon} to {dataset.version} can be read"
+            )
         rows = table.rows_at(tx, dataset, wanted)
     return framed(dataset.columns, [tuple(row)[1:] for row in rows])
 

@@ -51,7 +51,8 @@ def load(root: Path) -> ProjectSpec:
 
 
 def from_toml(text: str, name: str = "evertrain.toml") -> ProjectSpec:
-    """Return the project that a TOML text declares: tables `[sources.NAME]` and `[models.NAME]`, same fields.
+    """Return the project that a TOML text declares: tables `[sources.NAME]`, `[datasets.NAME]` and
+    `[models.NAME]`, same fields.
 
     A trainer may be written as its import path alone, a trigger as its kind or as `{weekly = "wed", at = "03:00"}`.
     """
@@ -67,6 +68,8 @@ def from_toml(text: str, name: str = "evertrain.toml") -> ProjectSpec:
                 model["trainer"] = _trainer(trainer)
             if isinstance(triggers := model.get("triggers"), list):
                 model["triggers"] = [_trigger(one) for one in triggers]
+    for key, dataset in data.pop("datasets", {}).items():
+        data.setdefault("sources", {})[key] = {**dataset, "kind": "dataset"} if isinstance(dataset, dict) else dataset
     for source in data.get("sources", {}).values():
         if isinstance(source, dict) and "kind" not in source and "path" in source:
             source["kind"] = "parquet" if str(source["path"]).endswith((".parquet", ".pq")) else "csv"
@@ -119,8 +122,11 @@ def _compile(path: Path) -> ProjectSpec:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+        assert process.stderr is not None
+        process.stderr.close()  # not read to its end, which a process that the file began may hold back
         raise ConfigError(path.name, f"no answer after {_WAIT_S} s", "a file that declares and returns") from None
-    reader.join(1)
+    finally:
+        reader.join(1)
     if not data:
         last = printed.decode(errors="replace").strip().splitlines()[-1:] or ["it ended without a word"]
         raise ConfigError(path.name, last[0], "a file that declares a project")

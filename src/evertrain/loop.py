@@ -11,15 +11,15 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from evertrain import notify, registry
+from evertrain import datasets, notify, registry
 from evertrain.control import tick
 from evertrain.control.opened import Opened
 from evertrain.errors import EvertrainError, StaleAttempt
 from evertrain.events import Kind
 from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
-from evertrain.specs import CsvFile, ParquetFile
-from evertrain.store import demand, items, leases
+from evertrain.specs import CsvFile, Dataset, ParquetFile
+from evertrain.store import demand, items, leases, models
 
 logger = logging.getLogger("evertrain")
 
@@ -169,6 +169,12 @@ class Loop:
         keep = self.opened.project().keep
         with self.opened.store.write() as tx:
             registry.collect(tx, self.opened.artifacts, newest=keep.fits, days=keep.days, grace=_GRACE)
+        for name, source in self.opened.project().sources.items():
+            if isinstance(source, Dataset):
+                with self.opened.store.read() as tx:
+                    users = [user for user in models.every(tx) if user.spec.source == name]
+                taken_in = [user.extract["version"] if user.extract else 0 for user in users]
+                datasets.compact(self.opened.store, name, source, newest=min(taken_in, default=2**62))
         self.opened.store.checkpoint()
 
     def close(self) -> None:

@@ -344,6 +344,17 @@ class Project:
         asked = ask.trigger(self.opened, model, _listed(partition), force=force, actor=_user())
         return run_to_end(self.opened, asked) if wait else Outcome.asked(asked)
 
+    def changed(self, model: str, partition: Keys, *, wait: bool = False) -> Outcome:
+        """Say that rows of these partitions changed, where your application keeps the records itself.
+
+        They and the rollups above them are trained, nothing else; the source is read first, so it must hold the
+        change already. With `wait=False` whoever runs the loop trains.
+
+        >>> # after saving a harvest: project.changed("yield", {"fruit": "Avocado", "town": "Pilar"})
+        """
+        asked = ask.changed(self.opened, model, _listed(partition) or [], actor=_user())
+        return run_to_end(self.opened, asked) if wait else Outcome.asked(asked)
+
     def refresh(self) -> None:
         """Do once what the loop does all the time, until nothing is left to do: look, decide, train what is due."""
         Loop(self.opened, watch_files=False).run(until_idle=True)

@@ -405,16 +405,9 @@ def _apply_versions(tx: Tx, project: ProjectSpec, user: models.Model, dataset: d
 def _touched(tx: Tx, user: models.Model, dataset: datasets.Dataset, after: int) -> tuple[Present, list[KeyText]]:
     """Return the partitions that rows left or came to, and the rollups above: those with rows, and all."""
     spec, mark = user.spec, f"version:{dataset.version}"
-    groups = datasets.changes(tx, dataset, after, dataset.version, spec.dimensions) if spec.dimensions else [()]
+    groups = _groups(tx, spec, dataset, after, dataset.version)
     rows = datasets.count_by(tx, dataset, dataset.version, spec.dimensions, groups, spec.target)
-    kinds = [dataset.columns[name] for name in spec.dimensions]
-    keys = [
-        encode(
-            {name: from_sql(kind, value) for name, kind, value in zip(spec.dimensions, kinds, group, strict=True)},
-            spec.dimensions,
-        )
-        for group in groups
-    ]
+    keys = _keys(spec, dataset, groups)
     looked_at = closure_of(spec, keys)
     before = {key: row.rows or 0 for key, row in marks.some(tx, user.id, looked_at).items() if row.state == "live"}
     totals = dict(before)
@@ -423,6 +416,21 @@ def _touched(tx: Tx, user: models.Model, dataset: datasets.Dataset, after: int) 
             totals[one] = totals.get(one, 0) + number - before.get(key, 0)
     leaves_touched = set(keys)
     return {key: (key in leaves_touched, totals[key], mark) for key in looked_at if totals[key] > 0}, looked_at
+
+
+def touched(tx: Tx, spec: ModelSpec, dataset: datasets.Dataset, after: int, upto: int) -> list[KeyText]:
+    """Return the partitions that rows left or came to between two versions."""
+    return _keys(spec, dataset, _groups(tx, spec, dataset, after, upto))
+
+
+def _groups(tx: Tx, spec: ModelSpec, dataset: datasets.Dataset, after: int, upto: int) -> list[tuple[Any, ...]]:
+    return datasets.changes(tx, dataset, after, upto, spec.dimensions) if spec.dimensions else [()]
+
+
+def _keys(spec: ModelSpec, dataset: datasets.Dataset, groups: Sequence[tuple[Any, ...]]) -> list[KeyText]:
+    kinds = [dataset.columns[name] for name in spec.dimensions]
+    named = [zip(spec.dimensions, kinds, group, strict=True) for group in groups]
+    return [encode({name: from_sql(kind, value) for name, kind, value in one}, spec.dimensions) for one in named]
 
 
 def closure_of(spec: ModelSpec, keys: Sequence[KeyText]) -> list[KeyText]:

@@ -142,7 +142,7 @@ def rollback(
         return
     many = f" ({done.partitions} partitions)" if done.partitions > 1 else ""
     show.line(f"Rolled back {model}: {done.before} -> {done.after}{many}{', pinned' if pin else ''}", "green")
-    show.following(f"rollback {model} --unpin" if pin else f"versions {model}")
+    show.following(f"versions {model}")
 
 
 @app.command()
@@ -156,11 +156,12 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict with the champion: rows of a file, or one row typed here."""
-    from evertrain.errors import ConfigError
     from evertrain.serving import Predictor
 
-    if (data is None) == (not values):
-        raise ConfigError("predict", "both or neither", "--data FILE, or --set name=value for each feature")
+    if data is None and not values:
+        raise typer.BadParameter("there is nothing to predict: give --data FILE, or --set name=value for each feature")
+    if data is not None and values:
+        raise typer.BadParameter("give --data FILE, or --set name=value for each feature, and not both")
     with here.opened() as opened:
         frame = _rows(data, values or [])
         from evertrain.cli.live import waiting
@@ -197,7 +198,6 @@ def predict(
 def _rows(data: Path | None, values: list[str]) -> Any:
     import pandas as pd
 
-    from evertrain.errors import ConfigError
     from evertrain.executors.rows import to_pandas
     from evertrain.sources.read import read
     from evertrain.sources.table import schema_of
@@ -208,10 +208,7 @@ def _rows(data: Path | None, values: list[str]) -> Any:
         frame = read(source, data.resolve().parent).frame
         return to_pandas(frame, schema_of(frame))
     row: dict[str, Any] = {}
-    for one in values:
-        name, equals, value = one.partition("=")
-        if not equals:
-            raise ConfigError("--set", one, "name=value")
+    for name, value in here.assigned(values, "name=value").items():
         try:
             row[name] = float(value)
         except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,7 +59,8 @@ def _first_training(name: str) -> None:
     from evertrain.store import demand
 
     with here.opened() as opened:
-        reload(opened, only_if_changed=True)
+        with here.patiently("Reading the project file"):
+            reload(opened, only_if_changed=True)
         with waiting(f"Training {name}"):
             Loop(opened, watch_files=False).run(until_idle=True)
         from evertrain.control import tell
@@ -90,7 +92,8 @@ def reload(as_json: Json = False) -> None:
     from evertrain.control import opened as use
 
     with here.opened() as opened:
-        with waiting("Reading the project file"):
+        doing = "Reading the project file"
+        with waiting(doing) if show.lively(sys.stderr) else here.patiently(doing):
             changes = use.reload(opened)
         if as_json:
             show.as_json({"changes": changes})

@@ -23,6 +23,7 @@ def ingest(
     """Merge the rows of a file into a dataset as one batch: the newer row of a key wins."""
     from evertrain.cli.live import waiting
     from evertrain.control import data
+    from evertrain.control.work import loop_alive
 
     with here.opened() as opened:
         with waiting(f"Merging {file.name}"):
@@ -31,9 +32,11 @@ def ingest(
             show.as_json(batch)
             return
         show.line(f"{str(batch)[0].upper()}{str(batch)[1:]}.", "green")
+        for one in data.announcements(opened, batch):
+            show.line(one)
         if batch.again:
             show.line("It was written before, under this token; nothing changed now.")
-        show.following("plan" if batch.added + batch.updated + batch.removed else f"batches {dataset}")
+        show.following("start --detach" if not loop_alive(opened) else f"batches {dataset}")
 
 
 @app.command()

@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,7 +34,13 @@ app.add_typer(schedule_app, name="schedule")
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 ModelName = Annotated[str, typer.Argument(help="Name of the model.")]
 Partitions = Annotated[
-    list[str] | None, typer.Option("--partition", "-p", help="A partition, as town=Pilar or as JSON; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--partition",
+        "-p",
+        help="A partition, as town=Pilar or as JSON, or the rollup's name alone: Overall is the model above all"
+        " partitions, town=Overall a town of that name; may be repeated.",
+    ),
 ]
 
 root: list[Path] = []
@@ -88,6 +95,18 @@ def user() -> str:
 
 
 @contextlib.contextmanager
+def patiently(text: str) -> Iterator[None]:
+    """Say on standard error what is being waited for, once that has taken a second."""
+    teller = threading.Timer(1.0, lambda: show.console(stderr=True).print(f"{text} ...", style="dim"))
+    teller.daemon = True
+    teller.start()
+    try:
+        yield
+    finally:
+        teller.cancel()
+
+
+@contextlib.contextmanager
 def opened(*, keeper: bool = False, terminal: bool = False) -> Iterator[Opened]:
     """Open the project for one command; its first use reads the project file."""
     from evertrain.cli.logs import log_to
@@ -98,12 +117,14 @@ def opened(*, keeper: bool = False, terminal: bool = False) -> Iterator[Opened]:
     log_to(root / "logs" / "retraining.log", terminal=terminal)
     if str(root) not in sys.path:
         sys.path.append(str(root))  # the project's own modules, for executor="inline"
-    opened = open_project(root, keeper=keeper, actor=user())
+    with patiently("Reading the project file"):
+        opened = open_project(root, keeper=keeper, actor=user())
     try:
         with opened.store.read() as tx:
             declared = models.project(tx) is not None
         if not declared:
-            reload(opened, only_if_changed=True)
+            with patiently("Reading the project file"):
+                reload(opened, only_if_changed=True)
         yield opened
     finally:
         opened.close()
@@ -114,6 +135,25 @@ def model(opened: Opened, name: str) -> Model:
 
     with opened.store.read() as tx:
         return models.by_name(tx, name)
+
+
+def assigned(given: list[str], form: str) -> dict[str, str]:
+    """Return what `--set name=value` options say.
+
+    Raises:
+        ConfigError: one is not of that form, or a name is set twice.
+    """
+    from evertrain.errors import ConfigError
+
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or not name:
+            raise ConfigError("--set", one, form)
+        if name in found:
+            raise ConfigError("--set", one, f"each name once; {name}={found[name]} is set already")
+        found[name] = value
+    return found
 
 
 def partitions(model: Model, given: list[str] | None) -> list[dict[str, Any]] | None:

@@ -27,10 +27,13 @@ def config(
     as_json: Json = False,
 ) -> None:
     """Show a model's settings, override one at run time, or take an override back."""
+    from evertrain import gate, triggers
     from evertrain.control import tell
     from evertrain.errors import ConfigError
     from evertrain.store import models
 
+    if model and named and model != named:
+        raise ConfigError("--model", named, f"{model}, or one of the two alone")
     name = model or named
     with here.opened() as opened:
         if name is None:
@@ -41,14 +44,19 @@ def config(
             show.line(f"Models: {', '.join(names) or 'none yet'}")
             show.following(f"config {names[0]}" if names else "init")
             return
-        for one in change or []:
-            field, equals, value = one.partition("=")
-            if not equals:
-                raise ConfigError("--set", one, "field=value, e.g. auto=observe")
-            with opened.store.write() as tx:
+        with opened.store.write() as tx:
+            for field, value in here.assigned(change or [], "field=value, e.g. auto=observe").items():
                 models.set_override(tx, name, field, _literal(value))
-        if reset:
-            with opened.store.write() as tx:
+            if change:
+                spec = models.by_name(tx, name).spec
+                triggers.check(spec)
+                gate.check(spec)
+            if reset:
+                models.by_name(tx, name)
+                known = models.overrides(tx, name)
+                if reset not in ("all", *known):
+                    allowed = ", ".join([*known, "all"]) if known else f"nothing: no field of {name} is set at run time"
+                    raise ConfigError("--reset", reset, allowed)
                 models.reset_override(tx, name, None if reset == "all" else reset)
         if change or reset:
             _redeclare_schedules(opened)
@@ -132,7 +140,7 @@ def schedule_add(
     weekly: Annotated[str | None, typer.Option(help="Every week on mon … sun, or 0 (Monday) to 6.")] = None,
     monthly: Annotated[int | None, typer.Option(help="Every month on this day.")] = None,
     cron: Annotated[str | None, typer.Option(help="Five cron fields.")] = None,
-    at: Annotated[str, typer.Option(help="HH:MM, for weekly and monthly.")] = "03:00",
+    at: Annotated[str | None, typer.Option(help="HH:MM, for weekly and monthly; 03:00 where it is not given.")] = None,
     zone: Annotated[str | None, typer.Option(help="Time zone; else the project's.")] = None,
 ) -> None:
     """Add a schedule at run time; it stays until removed, whatever the project file says."""
@@ -149,7 +157,7 @@ def schedule_add(
 
 
 def _rule(
-    daily: str | None, weekly: str | None, monthly: int | None, cron: str | None, at: str, zone: str | None
+    daily: str | None, weekly: str | None, monthly: int | None, cron: str | None, at: str | None, zone: str | None
 ) -> Schedule:
     from evertrain import specs
     from evertrain.errors import ConfigError
@@ -157,6 +165,10 @@ def _rule(
     given = [one for one in (daily, weekly, monthly, cron) if one is not None]
     if len(given) != 1:
         raise ConfigError("schedule", given or "nothing", "exactly one of --daily, --weekly, --monthly, --cron")
+    if at is not None and (daily is not None or cron is not None):
+        own = "--daily HH:MM" if daily is not None else "--cron"
+        raise ConfigError("--at", at, f"only beside --weekly or --monthly; {own} says the time itself")
+    at = "03:00" if at is None else at
     if daily is not None:
         return specs.daily(daily, zone)
     if weekly is not None:

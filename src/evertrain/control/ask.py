@@ -83,6 +83,24 @@ def trigger(
         return Asked(run_id, len(made.wanted), made.total, made.reason)
 
 
+def changed(opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]], *, actor: str) -> Asked:
+    """Make partitions due whose rows an application has changed, with the rollups above them.
+
+    For applications that keep their own records: the source is read again before anything is trained, so partitions
+    that are new are found, and those whose rows are as they were are left alone.
+    """
+    with opened.store.write(actor) as tx:
+        found = models.by_name(tx, model)
+        keys = list(closure(keys_of(found.spec, partitions) or [], found.spec.dimensions, found.spec.levels))
+        known = [key for key in keys if key in champions.known_keys(tx, found.id, keys)]
+        request = demand.Request(Cause.UPLOAD, f"{actor} changed rows", actor)
+        demand.want(tx, found.id, model, request, known)
+        run_id, made = plan_model(tx, found.id)
+        if made is None:
+            return Asked(None, 0, demand.counts(tx, found.id)["live"], "none of these partitions is known yet")
+        return Asked(run_id, len(made.wanted), made.total, plan.message(found.spec, known))
+
+
 def _check_keys(tx: Tx, model: models.Model, keys: Sequence[KeyText]) -> None:
     known = champions.known_keys(tx, model.id, keys)
     if unknown := [key for key in keys if key not in known]:

@@ -21,7 +21,9 @@ _FEW_CLASSES = 20
 _MOST = 0.9  # of a column's texts that have to look alike before it is said what they look like
 _DECIMAL_COMMA = r"^\s*[+-]?[0-9]+(\.[0-9]{3})*,[0-9]+\s*$"
 _WRITTEN_DATE = r"^\s*([0-9]{1,2})[/.-]([0-9]{1,2})[/.-]([0-9]{4}|[0-9]{2})(\s.*)?$"
-_NUMBER_OR_DATE = re.compile(r"\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[0-9]{4}-[0-9]{2}-[0-9]{2}.*)\s*")
+_NUMBER_OR_DATE = re.compile(
+    r"\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?[0-9]+,[0-9]+|[0-9]{4}-[0-9]{2}-[0-9]{2}.*)\s*"
+)
 _STEPS = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(weeks=1)}
 
 

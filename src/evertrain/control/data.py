@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evertrain import datasets
+from evertrain import datasets, plan, watch
 from evertrain.control.opened import Opened
 from evertrain.datasets import Batch
 from evertrain.errors import ConfigError, UnknownName
 from evertrain.specs import Dataset
 from evertrain.store import datasets as table
+from evertrain.store import models
 from evertrain.store.connect import Record
 
 if TYPE_CHECKING:
@@ -53,6 +54,25 @@ def undo(opened: Opened, name: str, number: int, *, actor: str = "") -> Batch:
     """Reverse a batch; see `datasets.undo`."""
     declared(opened, name)
     return datasets.undo(opened.store, name, number, actor=actor)
+
+
+def announcements(opened: Opened, batch: Batch) -> list[str]:
+    """Return for each model what a batch made due, as the people who sent it read it."""
+    said = []
+    with opened.store.read() as tx:
+        dataset = table.by_name(tx, batch.dataset)
+        users = [user for user in models.every(tx) if user.spec.source == batch.dataset]
+        if dataset is None or not batch.added + batch.updated + batch.removed:
+            return []
+        for user in users:
+            missing = [name for name in user.spec.dimensions if name not in dataset.columns]
+            keys = [] if missing else watch.touched(tx, user.spec, dataset, batch.version - 1, batch.version)
+            if keys:
+                said.append(
+                    f"Records updated. Models for {plan.message(user.spec, watch.closure_of(user.spec, keys))} are being"
+                    " updated in the background."
+                )
+    return said
 
 
 def batches(opened: Opened, name: str, limit: int = 20) -> Sequence[Record]:

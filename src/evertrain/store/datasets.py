@@ -28,6 +28,7 @@ class Dataset:
         key: columns that identify a row; empty: its content does.
         columns: type by column name, in order; the n-th is kept in SQL column `c<n>`.
         version: the newest one that readers see; 0 before the first batch.
+        horizon: the oldest version that can still be read.
     """
 
     id: int
@@ -36,6 +37,7 @@ class Dataset:
     columns: dict[str, str]
     version: int
     rows: int
+    horizon: int = 0
 
     @property
     def table(self) -> str:
@@ -80,7 +82,9 @@ def by_name(tx: Tx, name: str) -> Dataset | None:
     row = tx.row("SELECT * FROM datasets WHERE name = :name", name=name)
     if row is None:
         return None
-    return Dataset(row.id, row.name, tuple(json.loads(row.key)), json.loads(row.columns), row.version, row.rows)
+    return Dataset(
+        row.id, row.name, tuple(json.loads(row.key)), json.loads(row.columns), row.version, row.rows, row.horizon
+    )
 
 
 def create(tx: Tx, name: str, key: Sequence[str], columns: Mapping[str, str]) -> Dataset:
@@ -114,7 +118,7 @@ def widen(tx: Tx, dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
     for place in range(len(dataset.columns) + 1, len(grown) + 1):
         tx.run(f"ALTER TABLE {dataset.table} ADD COLUMN c{place}")
     tx.run("UPDATE datasets SET columns = :columns WHERE id = :id", columns=dump(grown), id=dataset.id)
-    return Dataset(dataset.id, dataset.name, dataset.key, grown, dataset.version, dataset.rows)
+    return Dataset(dataset.id, dataset.name, dataset.key, grown, dataset.version, dataset.rows, dataset.horizon)
 
 
 def index(tx: Tx, dataset: Dataset, columns: Sequence[str]) -> None:
@@ -447,6 +451,28 @@ def copy_rows(
         " AND since <= :version AND (until IS NULL OR until > :version) ORDER BY row",
         {**values, "version": version},
         target,
+    )
+
+
+def old_version(tx: Tx, dataset: Dataset, before: str) -> int:
+    """Return the newest version that was already there at a moment, 0 where none was."""
+    return int(
+        tx.value(
+            "SELECT coalesce(max(version), 0) FROM batches WHERE dataset_id = :id AND at < :before",
+            id=dataset.id,
+            before=before,
+        )
+    )
+
+
+def compact(tx: Tx, dataset: Dataset, horizon: int, limit: int) -> int:
+    """Remove rows that ended before version `horizon` began, at most `limit` of them; return how many."""
+    tx.run("UPDATE datasets SET horizon = max(horizon, :horizon) WHERE id = :id", horizon=horizon, id=dataset.id)
+    return tx.run(
+        f"DELETE FROM {dataset.table} WHERE row IN"
+        f" (SELECT row FROM {dataset.table} WHERE until <= :horizon LIMIT :limit)",
+        horizon=horizon,
+        limit=limit,
     )
 
 

@@ -1,0 +1,100 @@
+"""Datasets from the command line: bring rows in, see what came, take it back, write it out."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from .conftest import TOYS
+from .test_cli import Shell, shell
+
+__all__ = ["shell"]  # a fixture
+
+DECLARED = """
+name = "farm"
+executor = "inline"
+
+[datasets.harvests]
+key = ["id"]
+
+[models.kg]
+source = "harvests"
+target = "y"
+features = ["x"]
+trainer = "toys:Line"
+partition_by = ["town"]
+min_samples = 5
+triggers = [{kind = "data_change", quiet = "0s"}]
+"""
+
+
+@pytest.fixture
+def farm(tmp_path, monkeypatch):
+    shutil.copy(TOYS, tmp_path / "toys.py")
+    (tmp_path / "evertrain.toml").write_text(DECLARED)
+    lines = [f"{i},T{i % 2},{i}.5,{2 * i}" for i in range(40)]
+    (tmp_path / "first.csv").write_text("id,town,x,y\n" + "\n".join(lines) + "\n")
+    (tmp_path / "second.csv").write_text("id,town,x,y\n0,T0,0.5,77\n100,T0,1.5,3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_a_file_comes_in_is_listed_taken_back_and_written_out(shell: Shell, farm):
+    first = shell.ok("ingest", "harvests", "first.csv")
+    assert "Batch 1 of harvests: 40 added; version 1." in first.out
+    assert first.following == "evertrain start --detach"
+    second = shell.ok("ingest", "harvests", "second.csv")
+    assert "1 added, 1 updated" in second.out
+    assert "Models for T0 and Overall are being updated in the background." in second.out
+
+    listed = shell.ok("batches", "harvests")
+    assert "second.csv" in listed.out
+    assert listed.following == "evertrain undo harvests 2"
+    undone = shell.paste(listed)
+    assert (undone.code, "Undone batch 2" in undone.out) == (0, True)
+
+    shell.ok("export", "harvests", "out.csv")
+    assert sorted((farm / "out.csv").read_text().split()) == sorted((farm / "first.csv").read_text().split())
+    shell.ok("export", "harvests", "older.csv", "--version", "2")
+    assert len((farm / "older.csv").read_text().splitlines()) == 42
+
+
+def test_the_same_request_again_is_told_and_changes_nothing(shell: Shell, farm):
+    """P-09"""
+    shell.ok("ingest", "harvests", "first.csv", "--token", "a")
+    again = shell.ok("ingest", "harvests", "first.csv", "--token", "a", "--json").json
+
+    assert (again["number"], again["again"], again["version"]) == (1, True, 1)
+    refused = shell("ingest", "harvests", "second.csv", "--token", "a")
+    assert refused.code != 0
+    assert "was used for batch 1" in refused.err
+
+
+def test_what_cannot_be_used_is_refused_with_its_line(shell: Shell, farm):
+    """S4-03: nothing is kept, the sentence names the line."""
+    (farm / "bad.csv").write_text("id,town,x,y\n1,T0,0.5,1\n2,T0,much\n")
+    refused = shell("ingest", "harvests", "bad.csv")
+
+    assert refused.code != 0
+    assert "line 3" in refused.err
+    empty = shell.ok("batches", "harvests")
+    assert "holds no rows yet" in empty.out
+    assert empty.following == "evertrain ingest harvests FILE.csv"
+
+
+@pytest.mark.parametrize(
+    "words", [["ingest", "harvest", "first.csv"], ["batches", "rows"], ["export", "harvest", "x.csv"]]
+)
+def test_an_unknown_dataset_lists_those_there_are(shell: Shell, farm, words):
+    answer = shell(*words)
+    assert answer.code != 0
+    assert "allowed: harvests" in answer.err
+
+
+def test_a_file_that_is_not_there_or_of_no_kind_is_told(shell: Shell, farm):
+    (farm / "rows.xlsx").write_text("x")
+    assert "nothing.csv" in shell("ingest", "harvests", "nothing.csv").err
+    assert ".csv, .txt, .tsv, .parquet" in shell("ingest", "harvests", "rows.xlsx").err
+    assert ".csv or .parquet" in shell("export", "harvests", "out.xlsx").err
