@@ -467,7 +467,7 @@ def test_a_project_without_models_says_how_to_make_one(shell, shop):
         ("predict line --set x=1 --set x=2", 2, "x=1 is set already"),
         ("predict line --set z=1", 2, "'x' is missing"),
         ("predict line --data no.csv", 2, "no.csv cannot be read"),
-        ("predict line --set x=1 --out no/such/folder.csv", 1, "no/such"),
+        ("predict line --set x=1 --out no/such/folder.csv", 2, "no/such"),
         ("start --data rows", 2, "NAME=PATH"),
         ("start --data row=rows.csv", 2, "rows"),
         ("adopt line toys.py", 4, "a champion already"),

@@ -98,3 +98,22 @@ def test_a_file_that_is_not_there_or_of_no_kind_is_told(shell: Shell, farm):
     assert "nothing.csv" in shell("ingest", "harvests", "nothing.csv").err
     assert ".csv, .txt, .tsv, .parquet" in shell("ingest", "harvests", "rows.xlsx").err
     assert ".csv or .parquet" in shell("export", "harvests", "out.xlsx").err
+
+
+def test_predictions_are_never_written_over_a_source_nor_lost_at_the_end(shell: Shell, tmp_path, monkeypatch):
+    shutil.copy(TOYS, tmp_path / "toys.py")
+    (tmp_path / "rows.csv").write_text("x,y\n" + "".join(f"{i},{2 * i}\n" for i in range(40)))
+    (tmp_path / "evertrain.toml").write_text(
+        'name = "p"\nexecutor = "inline"\n[sources.rows]\npath = "rows.csv"\n'
+        '[models.line]\nsource = "rows"\ntarget = "y"\ntrainer = "toys:Line"\nmin_samples = 10\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shell.ok("trigger", "line")
+    before = (tmp_path / "rows.csv").read_bytes()
+
+    assert "this is the source rows" in shell("predict", "line", "--data", "rows.csv", "--out", "rows.csv").err
+    assert "a folder that exists" in shell("predict", "line", "--data", "rows.csv", "--out", "nowhere/x.csv").err
+    assert (tmp_path / "rows.csv").read_bytes() == before
+    (tmp_path / "none.csv").write_text("x\n")
+    assert "0 predictions written" in shell.ok("predict", "line", "--data", "none.csv", "--out", "out.csv").out

@@ -370,16 +370,41 @@ def test_a_wrong_toml_names_the_field(text: str, said: str) -> None:
         ("from evertrain import Project\na, b = Project('a'), Project('b')\n", "2 projects"),
         ("from evertrain import Gate\nGate(tolerance=7)\n", "Gate.tolerance is '7'"),
         ("import os\nos._exit(3)\n", "ended without a word"),
-        (
-            (
-                "from evertrain import CsvFile, Project\nproject = Project('p')\n"
-                "project.model('m', project.source('rows', CsvFile('r.csv')), target='y', trainer='os:system')\n"
-            ),
-            "m.trainer: parameters of os:system",
-        ),
     ],
 )
 def test_a_wrong_project_file_names_file_and_line(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "project.py").write_text(text)
     with pytest.raises(ConfigError, match=said):
         loader.load(tmp_path)
+
+
+OWN = """
+from evertrain import CsvFile, Project
+
+class Mine:
+    task = "regression"
+    libraries = ()
+    def fit(self, frame, context): ...
+    def save(self, fitted): ...
+    def load(self, data): ...
+    def predict(self, fitted, frame): ...
+
+project = Project("p")
+project.model("m", project.source("rows", CsvFile("r.csv")), target="y", trainer="project:Mine", scores=[{scores}])
+"""
+
+
+def test_a_trainer_is_checked_where_it_is_found_and_needed_by_nobody_who_only_reads_the_declaration(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "project.py").write_text(OWN.format(scores='"r2"'))
+    fine = loader.load(tmp_path)
+    (tmp_path / "project.py").write_text(OWN.format(scores='"f1"'))
+    wrong = loader.load(tmp_path)
+
+    loader.check(fine, tmp_path)
+    with pytest.raises(ConfigError, match=r"m\.scores is 'f1'; allowed: a score of a regression, which its trainer is"):
+        loader.check(wrong, tmp_path)
+    (tmp_path / "project.py").unlink()
+    with pytest.raises(ConfigError, match=r"m\.trainer: import path is 'project:Mine'"):
+        loader.check(fine, tmp_path)

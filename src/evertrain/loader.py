@@ -1,8 +1,8 @@
 """From a project file to its declaration, without importing the user's code into this process.
 
 `project.py` is imported by a child process alone, which answers with the declaration as JSON. `evertrain.toml` is
-that JSON in another spelling. The child also makes every trainer once, so that a wrong import path is refused here
-and not found by the first training.
+that JSON in another spelling and needs no child. Before a declaration is made current, another child makes every
+trainer once, so that a wrong import path is refused then and not found by the first training.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from evertrain.errors import ConfigError, EvertrainError
 from evertrain.specs import Custom, Estimator, ProjectSpec, decode_project
 
 _WAIT_S = 120
+_CHECK = "--check"
 
 
 def digest(root: Path) -> str | None:
@@ -44,10 +45,20 @@ def load(root: Path) -> ProjectSpec:
     if path is None:
         raise ConfigError("project folder", str(root), f"a folder that holds {' or '.join(PROJECT_FILES)}")
     if path.suffix == ".toml":
-        found = from_toml(path.read_text(encoding="utf-8"), path.name)
-        if not any(isinstance(one.trainer, Custom | Estimator) for one in found.models.values()):
-            return found  # nothing of it can be imported
-    return _compile(path)
+        return from_toml(path.read_text(encoding="utf-8"), path.name)
+    return decode_project(_ask(path.parent, path.name)["project"])
+
+
+def check(project: ProjectSpec, root: Path) -> None:
+    """Have a child import and make every trainer once, and compare its task with the scores of its model.
+
+    Apart from `load`, because whoever only looks or predicts needs no trainer's code: a backup serves without it.
+
+    Raises:
+        ConfigError: a trainer cannot be imported or made, is none, or cannot be measured by a score of its model.
+    """
+    if any(isinstance(one.trainer, Custom | Estimator) for one in project.models.values()):
+        _ask(root, _CHECK, json.dumps(specs.encode(project)).encode())
 
 
 def from_toml(text: str, name: str = "evertrain.toml") -> ProjectSpec:
@@ -99,41 +110,44 @@ def _trigger(one: Any) -> Any:
     return one
 
 
-def _compile(path: Path) -> ProjectSpec:
+def _ask(root: Path, what: str, given: bytes = b"") -> dict[str, Any]:
+    """Return what a child of this module answers about a project file, or about the declaration `given`."""
     read, write = os.pipe()
     environment = {**os.environ, "EVERTRAIN_COMPILING": "1"}
     try:
         process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "evertrain.loader", path.name, str(write)],
-            cwd=path.parent,
+            [sys.executable, "-m", "evertrain.loader", what, str(write)],
+            cwd=root,
             env=environment,
             pass_fds=[write],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
     finally:
         os.close(write)
+    name = "trainer" if what == _CHECK else what
     data = bytearray()
     reader = threading.Thread(target=_take, args=(read, data), daemon=True)
     reader.start()
     try:
-        _, printed = process.communicate(timeout=_WAIT_S)
+        _, printed = process.communicate(given, timeout=_WAIT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        assert process.stderr is not None
-        process.stderr.close()  # not read to its end, which a process that the file began may hold back
-        raise ConfigError(path.name, f"no answer after {_WAIT_S} s", "a file that declares and returns") from None
+        for pipe in (process.stdin, process.stderr):  # not read to the end, which another process may hold back
+            if pipe is not None:
+                pipe.close()
+        raise ConfigError(name, f"no answer after {_WAIT_S} s", "a file that declares and returns") from None
     finally:
         reader.join(1)
     if not data:
         last = printed.decode(errors="replace").strip().splitlines()[-1:] or ["it ended without a word"]
-        raise ConfigError(path.name, last[0], "a file that declares a project")
-    answer = json.loads(data)
+        raise ConfigError(name, last[0], "a file that declares a project")
+    answer: dict[str, Any] = json.loads(data)
     if "error" in answer:
         raise ConfigError(answer["name"], answer["error"], answer["allowed"])
-    return decode_project(answer["project"])
+    return answer
 
 
 def _take(descriptor: int, data: bytearray) -> None:
@@ -143,12 +157,7 @@ def _take(descriptor: int, data: bytearray) -> None:
             data.extend(part)
 
 
-def check_trainers(project: ProjectSpec) -> None:
-    """Import and make every trainer once, as training will, and compare its task with the model's scores.
-
-    Raises:
-        ConfigError: one cannot be imported or made, is no trainer, or cannot be measured by a score of its model.
-    """
+def _check_trainers(project: ProjectSpec) -> None:
     from evertrain.trainers.make import make
 
     tasks: dict[str, str | None] = {}
@@ -192,13 +201,15 @@ def _imported(name: str) -> ProjectSpec:
 
 
 def main() -> None:
-    """Read a project file, check its trainers and write its declaration, as JSON, to a file descriptor."""
+    """Import a project file, or make the trainers of a declaration; write the answer, as JSON, to a descriptor."""
     name, target = sys.argv[1], int(sys.argv[2])
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = _imported(name) if name.endswith(".py") else from_toml(Path(name).read_text(encoding="utf-8"), name)
-        check_trainers(found)
-        answer: dict[str, Any] = {"project": specs.encode(found)}
+        answer: dict[str, Any] = {}
+        if name == _CHECK:
+            _check_trainers(decode_project(json.load(sys.stdin)))
+        else:
+            answer["project"] = specs.encode(_imported(name))
     except ConfigError as error:
         answer = {"name": error.name, "error": str(error.value), "allowed": error.allowed}
     except EvertrainError as error:

@@ -163,6 +163,8 @@ def predict(
     if data is not None and values:
         raise typer.BadParameter("give --data FILE, or --set name=value for each feature, and not both")
     with here.opened() as opened:
+        if out is not None:
+            _may_write(opened, out)
         frame = _rows(data, values or [])
         from evertrain.cli.live import waiting
 
@@ -193,6 +195,18 @@ def predict(
         if len(frame) > 20:
             show.line(f"... and {len(frame) - 20} more; --out FILE.csv writes all of them")
     show.following(f"why {model}")
+
+
+def _may_write(opened: Opened, out: Path) -> None:
+    """Refuse a target that would end in an error after all the work, or overwrite the rows a model learns from."""
+    from evertrain.errors import ConfigError
+    from evertrain.specs import CsvFile, ParquetFile
+
+    if not out.resolve().parent.is_dir():
+        raise ConfigError("--out", str(out), "a file in a folder that exists")
+    for name, source in opened.project().sources.items():
+        if isinstance(source, CsvFile | ParquetFile) and (opened.home.root / source.path).resolve() == out.resolve():
+            raise ConfigError("--out", str(out), f"another file: this is the source {name}")
 
 
 def _rows(data: Path | None, values: list[str]) -> Any:

@@ -88,13 +88,16 @@ def _first_training(name: str) -> None:
 @app.command()
 def reload(as_json: Json = False) -> None:
     """Read the project file again and make what it declares current."""
+    from evertrain import loader
     from evertrain.cli.live import waiting
     from evertrain.control import opened as use
 
     with here.opened() as opened:
         doing = "Reading the project file"
         with waiting(doing) if show.lively(sys.stderr) else here.patiently(doing):
-            changes = use.reload(opened)
+            project = use.declared(opened.home.root, fresh=True)
+            loader.check(project, opened.home.root)
+            changes = use.apply(opened, project, loader.digest(opened.home.root) or "")
         if as_json:
             show.as_json({"changes": changes})
             return

@@ -109,7 +109,10 @@ def patiently(text: str) -> Iterator[None]:
 @contextlib.contextmanager
 def opened(*, keeper: bool = False, terminal: bool = False) -> Iterator[Opened]:
     """Open the project for one command; its first use reads the project file."""
+    from evertrain import loader
     from evertrain.cli.logs import log_to
+    from evertrain.config import project_file
+    from evertrain.control.opened import declared as declare
     from evertrain.control.opened import open_project, reload
     from evertrain.store import models
 
@@ -124,6 +127,8 @@ def opened(*, keeper: bool = False, terminal: bool = False) -> Iterator[Opened]:
             declared = models.project(tx) is not None
         if not declared:
             with patiently("Reading the project file"):
+                if project_file(root):
+                    loader.check(declare(root), root)
                 reload(opened, only_if_changed=True)
         yield opened
     finally:

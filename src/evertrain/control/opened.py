@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -122,7 +123,7 @@ def declared(root: Path, *, fresh: bool = False) -> ProjectSpec:
                 return decode_project(known["project"])
     found = loader.load(root)
     memory.parent.mkdir(exist_ok=True, mode=0o700)
-    part = memory.with_suffix(f".{os.getpid()}")
+    part = memory.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     part.write_text(json.dumps({"digest": digest, "project": encode(found)}))
     part.replace(memory)
     return found

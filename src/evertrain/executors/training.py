@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evertrain import holdout, scores
+from evertrain import gate, holdout, scores
 from evertrain.artifacts import Place, read_checked
 from evertrain.errors import ArtifactError, ConfigError, DataError, EvertrainError, Retryable, TrainingError
 from evertrain.executors.jobs import Message
@@ -108,9 +108,11 @@ def setting(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) 
     columns, extract = task["columns"], task.get("extract", "")
     if "copied" in task:
         columns, extract = unpacked(task, spec)
+    trainer = make(spec.trainer, scratch, inline)
+    gate.check(spec, trainer.task)  # known only now, where a trainer is an object or a class of the user's
     return Setting(
         spec,
-        make(spec.trainer, scratch, inline),
+        trainer,
         columns,
         extract,
         scratch,
