@@ -609,6 +609,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert (back and back.id) == expected
         if expected is not None:
             part.champion, part.trained = expected, part.served[expected]
+        else:  # nothing is left to serve, so another is due without anybody asking
+            self.commit += 1
+            part.wanted = self.commit
 
     @rule(paused=st.booleans())
     def pause(self, paused: bool) -> None:
