@@ -222,3 +222,84 @@ def test_an_application_that_keeps_its_own_records_says_what_changed(make, folde
     assert set(trained(project)) == {("Mango", "Pilar"), ("Mango",)}
     unknown = project.changed("kg", [{"fruit": "Durian", "town": "Pilar"}], wait=True)
     assert "none of these partitions is known yet" in unknown.reason
+
+
+def declare(project, **options):
+    project.model(
+        "kg", "harvests", **{"target": "y", "features": ["x"], "trainer": Custom("toys:Line"), "min_samples": 5,
+        "partition_by": ["fruit", "town"], "rollups": [["fruit"]], "triggers": [on_data_change("0s")], **options},
+    )  # fmt: skip
+
+
+def live(project):
+    with project.opened.store.read() as tx:
+        found = tx.rows("SELECT key, rows, champion_id FROM partitions WHERE state = 'live'")
+    return {tuple(decode(row.key).values()): row.rows for row in found if row.champion_id is not None}
+
+
+@pytest.fixture
+def orchard(make, folder):
+    project = make()
+    harvests = project.dataset("harvests", key="id")
+    declare(project)
+    harvests.ingest(rows(PAIRS))
+    project.refresh()
+    return project, harvests
+
+
+def test_a_rollup_that_is_declared_later_is_trained_alone(orchard):
+    project, _ = orchard
+    declare(project, rollups=[["fruit"], []])
+    project.refresh()
+
+    assert trained(project) == {(): "promoted"}
+    assert live(project)[()] == 120
+
+
+def test_other_dimensions_take_the_place_of_the_old_ones(orchard):
+    project, _ = orchard
+    declare(project, partition_by=["town"], rollups=None)
+    project.refresh()
+
+    assert live(project) == {("Hermosa",): 60, ("Pilar",): 60, (): 120}
+
+
+def test_what_was_only_observed_is_owed_once_training_is_allowed(orchard):
+    project, harvests = orchard
+    declare(project, auto="observe")
+    harvests.edit({"id": 0, "y": 9.0})
+    project.refresh()
+    assert runs(project) == 1
+
+    declare(project)
+    project.refresh()
+
+    assert set(trained(project)) == {("Avocado", "Hermosa"), ("Avocado",)}
+
+
+def test_a_model_that_is_declared_on_a_filled_dataset_begins_at_once(orchard):
+    project, _ = orchard
+    project.model(
+        "second",
+        "harvests",
+        target="x",
+        trainer=Custom("toys:Line"),
+        features=["y"],
+        partition_by="town",
+        min_samples=5,
+    )
+    project.refresh()
+
+    assert project.history("second")[0]["outcomes"] == {"promoted": 3}
+    assert runs(project) == 2  # and the first model has no news
+
+
+def test_another_target_is_counted_by_its_own_values(orchard):
+    project, harvests = orchard
+    harvests.ingest(rows(PAIRS).with_columns(z=pl.when(pl.col("town") == "Pilar").then(1.5)))
+    declare(project, target="z", features=["x"])
+    project.refresh()
+
+    assert set(live(project)) == {(fruit, "Pilar") for fruit in ("Avocado", "Banana", "Mango")} | {
+        ("Avocado",), ("Banana",), ("Mango",)
+    }  # fmt: skip

@@ -300,3 +300,108 @@ def test_versions_older_than_what_is_kept_are_forgotten_and_the_newest_stays_who
         contents(filled, 1)
     with pytest.raises(Conflict, match="older than the history that harvests keeps"):
         datasets.undo(filled, "harvests", wrong.number)
+
+
+def test_an_edit_never_sees_what_a_dead_writer_left(filled, clock):
+    """P-03: rows under a reserved version are swept before anything is read of them."""
+    with filled.write() as tx:
+        dataset = datasets.table.by_name(tx, "harvests")
+        datasets.table.take(tx, dataset, "dead", 30)
+        datasets.table.merge(
+            tx, dataset, 2, [("[1]", 1, "2026-01-01", "Nowhere", 666.0), ("[9]", 9, "2026-01-01", "X", 1.0)]
+        )
+    clock.advance(seconds=31)
+
+    with pytest.raises(NotFound):
+        datasets.edit(filled, "harvests", [{"record_id": 9, "kg": 2.0}])
+    datasets.edit(filled, "harvests", [{"record_id": 1, "town": "Orani"}])
+
+    assert contents(filled) == {1: ("Orani", 10.0), 2: ("Pilar", 20.0), 3: ("Pilar", 30.0)}
+
+
+def test_first_batches_at_once_in_other_orders_of_columns_keep_each_value_in_its_column(tmp_path, store):
+    spec, wrong = Dataset(key=("id",)), []
+
+    def client(names, start):
+        own = Store("sqlite:///evertrain.db", tmp_path, clock=ManualClock())
+        number = 9_000
+        values = {"id": range(start, start + number), "x": [1.0] * number, "y": [2.0] * number}
+        try:
+            datasets.ingest(own, "d", spec, pl.DataFrame({name: values[name] for name in names}))
+        except Exception as error:  # noqa: BLE001 - every error is the finding
+            wrong.append(error)
+        own.close()
+
+    threads = [threading.Thread(target=client, args=one) for one in ((["id", "x", "y"], 0), (["y", "x", "id"], 9_000))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not wrong
+    assert datasets.frame_at(store, "d").select("x", "y").unique().rows() == [(1.0, 2.0)]
+    assert datasets.frame_at(store, "d").height == 18_000
+
+
+def test_columns_that_grew_meanwhile_are_not_narrowed_again(store, monkeypatch):
+    spec = Dataset(key=("id",))
+    datasets.ingest(store, "d", spec, pl.DataFrame({"id": [1], "x": [1]}))
+    real, other = datasets._prepared, []
+
+    def late(*args):
+        if not other:
+            other.append(1)
+            datasets.ingest(store, "d", spec, pl.DataFrame({"id": [2], "x": [1.5], "note": ["new"]}))
+        return real(*args)
+
+    monkeypatch.setattr(datasets, "_prepared", late)
+    with pytest.raises(DataError, match="column 'note' of d is missing"):
+        datasets.ingest(store, "d", spec, pl.DataFrame({"id": [3], "x": [7]}))
+    assert sorted(datasets.frame_at(store, "d").rows()) == [(1, 1.0, None), (2, 1.5, "new")]
+
+
+def test_whole_numbers_that_pandas_made_floats_name_the_same_rows(filled):
+    floats = harvest((1, "2026-01-01", "Hermosa", 11.0)).with_columns(pl.col("record_id").cast(pl.Float64))
+    made = datasets.ingest(filled, "harvests", SPEC, floats)
+
+    assert (made.added, made.updated) == (0, 1)
+    assert datasets.edit(filled, "harvests", [{"record_id": 2, "kg": 5}]).updated == 1
+
+
+def test_another_key_and_an_empty_beginning_are_refused(filled, store):
+    with pytest.raises(DataError, match=r"was begun with key=\['record_id'\] and declares key=\['town'\] now"):
+        datasets.ingest(filled, "harvests", Dataset(key=("town",)), harvest(*FIRST))
+    with pytest.raises(DataError, match="the first rows show what the columns are"):
+        datasets.ingest(store, "fresh", Dataset(key=("id",)), pl.DataFrame({"id": [], "x": []}))
+
+
+def test_a_column_without_values_shows_no_type_and_gets_it_from_the_first_that_comes(store):
+    spec = Dataset(key=("id",))
+    datasets.ingest(store, "d", spec, pl.DataFrame({"id": [1], "x": [None]}))
+    datasets.ingest(store, "d", spec, pl.DataFrame({"id": [2], "x": [2.5]}))
+    assert datasets.frame_at(store, "d").sort("id").rows() == [(1, None), (2, 2.5)]
+
+
+def test_without_a_key_a_wider_column_or_a_new_empty_one_doubles_nothing(store):
+    datasets.ingest(store, "d", Dataset(), pl.DataFrame({"a": [1, 2], "b": ["x", "y"]}))
+    again = datasets.ingest(store, "d", Dataset(), pl.DataFrame({"a": [1.0, 2.0], "b": ["x", "y"], "c": [None, None]}))
+    assert (again.added, again.unchanged) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("town", "a\0b", "holds a NUL character|allowed: text"), ("kg", float("inf"), "holds infinity|allowed: number")],
+)
+def test_values_that_no_key_could_hold_are_refused(filled, column, value, message):
+    row = {"record_id": 1, "date": "2026-01-01", "town": "Pilar", "kg": 1.0} | {column: value}
+    with pytest.raises(DataError, match=message):
+        datasets.ingest(filled, "harvests", SPEC, pl.DataFrame([row]).with_columns(pl.col("date").str.to_date()))
+    with pytest.raises(DataError, match=message):
+        datasets.edit(filled, "harvests", [{"record_id": 1, column: value}])
+
+
+@pytest.mark.parametrize("value", [2**70, "\ud800", 10**400])
+def test_values_beyond_what_can_be_stored_are_told(filled, value):
+    column = "town" if isinstance(value, str) else "kg" if value > 2**200 else "record_id"
+    with pytest.raises(DataError):
+        datasets.edit(filled, "harvests", [{"record_id": 1, column: value}])

@@ -87,8 +87,31 @@ def ingest(
         DataError: rows cannot be used, or two of them have one key and differ; nothing is kept.
         Conflict: the token was used for other rows.
     """
+    while True:
+        try:
+            return _ingest(store, name, spec, data, source=source, actor=actor, token=token)
+        except _Regrown:
+            continue  # another batch changed the columns between reading these rows and writing them
+
+
+def _ordered(dataset: table.Dataset | None) -> list[tuple[str, str]] | None:
+    return None if dataset is None else list(dataset.columns.items())
+
+
+class _Regrown(Exception):
+    """The columns are no longer those that the rows were prepared for."""
+
+
+def _ingest(
+    store: Store, name: str, spec: Dataset, data: object, *, source: str, actor: str, token: str | None
+) -> Batch:
     with store.read() as tx:
         before = table.by_name(tx, name)
+    if before is not None and before.key != spec.key:
+        raise DataError(
+            f"{name} was begun with key={list(before.key)} and declares key={list(spec.key)} now: its rows would not be"
+            " found again. Declare a dataset of another name"
+        )
     rows = read(data, spec, before)
     source = source or (Path(data).name if isinstance(data, str | Path) else "a data frame")
     columns = _columns(name, spec, before, rows.frame)
@@ -99,7 +122,11 @@ def ingest(
     counts = table.Counts(unchanged=repeated)
 
     def prepare(tx: Tx) -> table.Dataset:
-        return table.widen(tx, table.by_name(tx, name) or table.create(tx, name, spec.key, columns), columns)
+        found = table.by_name(tx, name)
+        # In their order, too: values go to columns by their place.
+        if _ordered(found) not in (_ordered(before), list(columns.items())):
+            raise _Regrown
+        return table.widen(tx, found or table.create(tx, name, spec.key, columns), columns)
 
     def work(tx: Tx, dataset: table.Dataset, chunk: Sequence[Any], is_last: bool) -> Batch | None:
         nonlocal counts
@@ -131,9 +158,9 @@ def edit(store: Store, name: str, rows: Sequence[Mapping[str, Any]], *, actor: s
     """
 
     def work(tx: Tx, dataset: table.Dataset) -> Batch:
+        version = table.reserve(tx, dataset)  # first: what a dead writer left must not be read as the row's values
         # Read where it is written: between two transactions another could change another column of the row.
         merged = _edited(tx, dataset, rows)
-        version = table.reserve(tx, dataset)
         counts = table.merge(tx, dataset, version, merged)
         return _kept(tx, dataset, version, counts, {"kind": "edit", "source": "edit", "digest": _digest(merged)})
 
@@ -385,7 +412,11 @@ def _columns(name: str, spec: Dataset, before: table.Dataset | None, frame: pl.D
                 f"column {column!r} of {name} holds {had}, the batch has {kind}; only an integer may become a number",
                 column=column,
             )
-    return {**known, **found}
+    if not known and not frame.height:
+        raise DataError(f"{name} holds no rows yet, and the batch has none; the first rows show what the columns are")
+    # A column without a single value does not show its type: it is begun by the batch that has one.
+    empty = [one for one in found if one not in needed and frame[one].null_count() == frame.height]
+    return {**known, **{one: kind for one, kind in found.items() if one in known or one not in empty}}
 
 
 def _prepared(spec: Dataset, rows: Table, columns: Mapping[str, str], source: str) -> tuple[list[tuple[Any, ...]], int]:
@@ -413,9 +444,11 @@ def _prepared(spec: Dataset, rows: Table, columns: Mapping[str, str], source: st
                 raise DataError(
                     f"{printable(source)}{_line(rows, at)}: the key column {empty!r} is empty", column=empty
                 )
-            key = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+            key = _key_text(parts)
         else:
-            content = hashlib.sha256(repr(row).encode()).hexdigest()
+            # By the values that are there: a column that is added later, or widened, leaves a row what it was.
+            named = [(name, _whole(value)) for name, value in zip(columns, row, strict=True) if value is not None]
+            content = hashlib.sha256(repr(sorted(named)).encode()).hexdigest()
             times[content] = times.get(content, 0) + 1
             key = f"{content}:{times[content]}"
         if key not in found:
@@ -447,8 +480,13 @@ def _sql_values(values: pl.Series, kind: str) -> list[Any]:
     if kind == ColumnType.BOOLEAN:
         return values.cast(pl.Int64).to_list()
     if kind == ColumnType.NUMBER:
-        return values.cast(pl.Float64).fill_nan(None).to_list()
-    return values.to_list()
+        numbers = values.cast(pl.Float64).fill_nan(None)
+        if numbers.is_infinite().any():
+            raise DataError(f"column {values.name!r} holds infinity; allowed: numbers, or nothing", column=values.name)
+        return numbers.to_list()
+    if kind == ColumnType.TEXT and values.cast(pl.String).str.contains("\0", literal=True).any():
+        raise DataError(f"column {values.name!r} holds a NUL character, which no text does", column=values.name)
+    return values.cast(pl.String).to_list() if kind == ColumnType.TEXT else values.to_list()
 
 
 def key_of(dataset: table.Dataset, row: Mapping[str, Any]) -> str:
@@ -462,7 +500,16 @@ def key_of(dataset: table.Dataset, row: Mapping[str, Any]) -> str:
             f"the key column {missing[0]!r} is missing; {dataset.name} names rows by {', '.join(dataset.key)}"
         )
     parts = [to_sql(dataset.columns[name], row[name], name) for name in dataset.key]
-    return json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    return _key_text(parts)
+
+
+def _key_text(parts: Sequence[Any]) -> str:
+    return json.dumps([_whole(part) for part in parts], ensure_ascii=False, separators=(",", ":"))
+
+
+def _whole(value: Any) -> Any:
+    """Return 1 for 1.0: pandas makes numbers of whole numbers as soon as one is missing."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _digest(rows: Sequence[tuple[Any, ...]]) -> str:

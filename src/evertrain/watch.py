@@ -59,9 +59,12 @@ def needs_read(row: Record, users: Sequence[models.Model]) -> bool:
         return False
     if row.read_at is None:
         return True
-    if not any(isinstance(one, DataChange | ScoreDrop) for user in users for one in user.spec.triggers):
-        return False
-    return bool(row.stat != row.read_stat)
+    return acts_on_rows(users) and bool(row.stat != row.read_stat)
+
+
+def acts_on_rows(users: Sequence[models.Model]) -> bool:
+    """Return whether a model has a trigger that looks at rows."""
+    return any(isinstance(one, DataChange | ScoreDrop) for user in users for one in user.spec.triggers)
 
 
 def patience(users: Sequence[models.Model]) -> tuple[timedelta, timedelta]:
@@ -380,42 +383,60 @@ def apply_versions(tx: Tx, project: ProjectSpec, name: str) -> list[Found]:
 
 
 def _apply_versions(tx: Tx, project: ProjectSpec, user: models.Model, dataset: datasets.Dataset) -> Found:
-    spec = user.spec
-    after = user.extract["version"] if user.extract else 0
+    spec, before = user.spec, user.extract or {}
     change = Change(dataset.name, dataset.rows, first=user.extract is None, serving=serving(tx, user))
     if missing := [one for one in (spec.target, *spec.dimensions) if one not in dataset.columns]:
         problem = f"{dataset.name}: column {missing[0]!r}, which {spec.name} needs, is missing"
         decision = _decide(tx, project, user, replace(change, problem=problem), (), Cause.UPLOAD)
         return Found(spec.name, decision, 0, problem)
-    if user.extract is None:
+    rows = {"dataset": dataset.id, "target": spec.target}
+    shape = {**rows, "dimensions": list(spec.dimensions), "levels": [list(one) for one in spec.levels]}
+    after = int(before.get("version", 0))
+    # Marks of before mean something where they are of these rows, and what changed since can still be told.
+    continues = after >= dataset.horizon and rows.items() <= before.get("shape", {}).items()
+    # Looked at once more without a new version: the declaration changed, and with it what is owed.
+    everything = not continues or before["shape"] != shape or after == dataset.version
+    if before.get("shape") != shape:
         datasets.index(tx, dataset, spec.dimensions)
-    if after == dataset.version:
-        return Found(spec.name, None, 0)
-    present, looked_at = _touched(tx, user, dataset, after)
-    known = marks.some(tx, user.id, looked_at)
+    present, known = _touched(tx, user, dataset, after if continues else 0, everything=everything)
     change, affected, fresh = _compare(tx, user, change, present, known)
     _discover(tx, user, fresh)
     change = replace(change, of=marks.leaves(tx, user.id))
-    decision = _decide(tx, project, user, change, affected, Cause.UPLOAD)
-    copy = {"version": dataset.version, "rows": dataset.rows, "columns": dataset.columns, "read_at": tx.now_text}
-    marks.extracted(tx, user.id, copy)
+    decision = None
+    if after != dataset.version or affected or fresh or change.gone:
+        decision = _decide(tx, project, user, change, affected, Cause.UPLOAD)
+    copy = {"version": dataset.version, "rows": dataset.rows, "columns": dataset.columns, "shape": shape}
+    marks.extracted(tx, user.id, {**copy, "read_at": tx.now_text})
     return Found(spec.name, decision, len(affected) if decision and decision.fired else 0)
 
 
-def _touched(tx: Tx, user: models.Model, dataset: datasets.Dataset, after: int) -> tuple[Present, list[KeyText]]:
-    """Return the partitions that rows left or came to, and the rollups above: those with rows, and all."""
+def _touched(
+    tx: Tx, user: models.Model, dataset: datasets.Dataset, after: int, *, everything: bool
+) -> tuple[Present, dict[str, Record]]:
+    """Return the partitions that have rows, and those that are known, among those that were touched, or of all.
+
+    Touched are those that rows left or came to after version `after`, and the rollups above; others keep their mark.
+    """
     spec, mark = user.spec, f"version:{dataset.version}"
-    groups = _groups(tx, spec, dataset, after, dataset.version)
+    news = touched(tx, spec, dataset, after, dataset.version)
+    groups = _groups(tx, spec, dataset, 0 if everything else after, dataset.version)
     rows = datasets.count_by(tx, dataset, dataset.version, spec.dimensions, groups, spec.target)
     keys = _keys(spec, dataset, groups)
-    looked_at = closure_of(spec, keys)
-    before = {key: row.rows or 0 for key, row in marks.some(tx, user.id, looked_at).items() if row.state == "live"}
-    totals = dict(before)
+    known = marks.of_model(tx, user.id) if everything else marks.some(tx, user.id, closure_of(spec, keys))
+    before = {} if everything else {key: row.rows or 0 for key, row in known.items() if row.state == "live"}
+    totals: dict[str, int] = dict(before)
     for key, number in zip(keys, rows, strict=True):
         for one in closure_of(spec, [key]):
             totals[one] = totals.get(one, 0) + number - before.get(key, 0)
-    leaves_touched = set(keys)
-    return {key: (key in leaves_touched, totals[key], mark) for key in looked_at if totals[key] > 0}, looked_at
+    fresh = set(closure_of(spec, news))
+    leaves_found = set(keys)
+    present = {}
+    for key in closure_of(spec, keys):
+        row = known.get(key)
+        own = mark if key in fresh or row is None or row.seen is None else row.seen
+        if totals[key] > 0:
+            present[key] = (key in leaves_found, totals[key], own)
+    return present, known
 
 
 def touched(tx: Tx, spec: ModelSpec, dataset: datasets.Dataset, after: int, upto: int) -> list[KeyText]:
@@ -424,7 +445,9 @@ def touched(tx: Tx, spec: ModelSpec, dataset: datasets.Dataset, after: int, upto
 
 
 def _groups(tx: Tx, spec: ModelSpec, dataset: datasets.Dataset, after: int, upto: int) -> list[tuple[Any, ...]]:
-    return datasets.changes(tx, dataset, after, upto, spec.dimensions) if spec.dimensions else [()]
+    if not spec.dimensions:
+        return [()] if after < upto else []
+    return datasets.changes(tx, dataset, after, upto, spec.dimensions)
 
 
 def _keys(spec: ModelSpec, dataset: datasets.Dataset, groups: Sequence[tuple[Any, ...]]) -> list[KeyText]:

@@ -10,7 +10,7 @@ from evertrain import datasets, plan, watch
 from evertrain.control.opened import Opened
 from evertrain.datasets import Batch
 from evertrain.errors import ConfigError, UnknownName
-from evertrain.specs import Dataset
+from evertrain.specs import Auto, Dataset
 from evertrain.store import datasets as table
 from evertrain.store import models
 from evertrain.store.connect import Record
@@ -62,9 +62,12 @@ def announcements(opened: Opened, batch: Batch) -> list[str]:
     with opened.store.read() as tx:
         dataset = table.by_name(tx, batch.dataset)
         users = [user for user in models.every(tx) if user.spec.source == batch.dataset]
-        if dataset is None or not batch.added + batch.updated + batch.removed:
+        if dataset is None or batch.again or not batch.added + batch.updated + batch.removed:
             return []
+        project = opened.project()
         for user in users:
+            if models.auto_of(project, user.spec) is not Auto.TRAIN:
+                continue
             missing = [name for name in user.spec.dimensions if name not in dataset.columns]
             keys = [] if missing else watch.touched(tx, user.spec, dataset, batch.version - 1, batch.version)
             if keys:

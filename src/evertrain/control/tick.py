@@ -112,7 +112,7 @@ def _watch_sources(
         kept = isinstance(project.sources[name], Dataset)  # its version is in the store: looking costs nothing
         if not (kept or regular or name in hints or name in memory.looked):
             continue
-        if kept and not regular and not watch.has_batches(opened.store, name):
+        if kept and not regular and not (watch.acts_on_rows(own) and watch.has_batches(opened.store, name)):
             memory.looked.pop(name, None)
             continue
         with opened.store.write() as tx:
@@ -178,7 +178,7 @@ def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memor
         ]
     for model, trigger in own:
         name = f"score:{model.name}"
-        if name in memory.under_way or not _has_rows(project, model):
+        if name in memory.under_way or hands.executor.free("work") <= 0 or not _has_rows(project, model):
             continue
         with opened.store.read() as tx:
             rows = champions.with_news(tx, model.id, _CHECKED_AT_ONCE)

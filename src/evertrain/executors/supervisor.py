@@ -14,7 +14,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -413,6 +413,7 @@ class Supervisor:
         with self.store.read() as tx:
             dataset = datasets.by_name(tx, model.spec.source)
         assert dataset is not None
+        dataset = replace(dataset, columns=model.extract["columns"])  # later columns are of later versions
         groups: dict[tuple[str, ...], list[list[Any]]] = {}
         for message in messages:
             key = decode(message["key"])

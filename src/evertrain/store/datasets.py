@@ -226,20 +226,8 @@ def remove(tx: Tx, dataset: Dataset, version: int, keys: Sequence[str]) -> Count
     return Counts(removed=removed, unchanged=len(keys) - removed)
 
 
-def publish(
-    tx: Tx,
-    dataset: Dataset,
-    version: int,
-    counts: Counts,
-    *,
-    kind: str,
-    source: str,
-    digest: str,
-    set_aside: int = 0,
-    undoes: int | None = None,
-    token: str | None = None,
-) -> int:
-    """Let readers see a version, record its batch, and return the batch's number.
+def publish(tx: Tx, dataset: Dataset, version: int, counts: Counts, **how: Any) -> int:
+    """Let readers see a version, record its batch (see `record`), and return the batch's number.
 
     Raises:
         Conflict: another writer has published meanwhile.
@@ -253,18 +241,7 @@ def publish(
     )
     if not changed:
         raise Conflict(f"{dataset.name} was written by another process meanwhile; nothing of this batch was kept")
-    return record(
-        tx,
-        dataset,
-        version,
-        counts,
-        kind=kind,
-        source=source,
-        digest=digest,
-        set_aside=set_aside,
-        undoes=undoes,
-        token=token,
-    )
+    return record(tx, dataset, version, counts, **how)
 
 
 def record(

@@ -16,18 +16,7 @@ from evertrain.store import demand
 from evertrain.store.connect import Record, Tx, dump
 
 # Fields whose change means that the champion was trained by another recipe.
-_TRAINING = (
-    "source",
-    "target",
-    "trainer",
-    "trainer_version",
-    "features",
-    "window",
-    "holdout",
-    "gap",
-    "partition_by",
-    "rollups",
-)
+_TRAINING = ("source", "target", "trainer", "trainer_version", "features", "window", "holdout", "gap", "partition_by")
 # Fields that the project file owns alone: changing them at run time would make another model of it.
 _FIXED = ("name", "source", "target", "trainer", "trainer_version", "features", "partition_by", "rollups")
 
@@ -65,6 +54,9 @@ def apply(tx: Tx, project: ProjectSpec, file_digest: str) -> list[str]:
         at=tx.now_text,
     )
     changes = [change for spec in project.models.values() for change in _declare(tx, spec)]
+    last = tx.value("SELECT body FROM snapshots ORDER BY id DESC LIMIT 1 OFFSET 1")
+    if last is not None and json.loads(last).get("auto") != project.auto:
+        tx.run("UPDATE sources SET read_stat = NULL")  # what was only observed till now may be owed
     for row in tx.rows("SELECT id, name FROM models WHERE retired_at IS NULL"):
         if row.name not in project.models:
             tx.run("UPDATE models SET retired_at = :at WHERE id = :id", at=tx.now_text, id=row.id)
@@ -91,13 +83,15 @@ def _declare(tx: Tx, declared: ModelSpec) -> list[str]:
             )
         )
         tx.event(Kind.MODEL_DECLARED, model=spec.name)
+        _look_again(tx, spec)
         _first_partition(tx, model_id, spec)
         return [f"{spec.name} is new"]
     before = decode_model(json.loads(row.spec))
     tx.run("UPDATE models SET spec = :spec, retired_at = NULL WHERE id = :id", spec=dump(encode(spec)), id=row.id)
+    if row.training == training and row.retired_at is None and before == spec:
+        return []
+    _look_again(tx, spec)
     if row.training == training and row.retired_at is None:
-        if before == spec:
-            return []
         tx.event(Kind.MODEL_CHANGED, model=spec.name, recipe=False)
         return [f"{spec.name}: settings changed, nothing to train for"]
     renewed = row.generation != generation or _lost_feature(before, spec)
@@ -123,6 +117,11 @@ def _first_partition(tx: Tx, model_id: int, spec: ModelSpec) -> None:
     if not spec.partition_by:
         request = demand.Request(Cause.DECLARATION, "no model yet")
         demand.find_partitions(tx, model_id, spec.name, {WHOLE: True}, request)
+
+
+def _look_again(tx: Tx, spec: ModelSpec) -> None:
+    """Have the source of a model taken in anew: rows that were no news to others may be to this one."""
+    tx.run("UPDATE sources SET read_stat = NULL WHERE name = :name", name=spec.source)
 
 
 def _recipe(spec: ModelSpec) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, date, datetime, timedelta
+from numbers import Integral, Real
 from typing import Any
 
 from evertrain.errors import DataError
@@ -16,16 +18,16 @@ def to_sql(kind: str, value: Any, column: str) -> Any:
     Raises:
         DataError: it is not of the column's type.
     """
-    if value is None or value != value:
+    number = _number(value)
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or number != number:
         return None
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if kind == "integer" and whole:
-        return value
-    if kind == "number" and (whole or isinstance(value, float)):
-        return float(value)
+    if kind == "integer" and isinstance(number, int) and -(2**63) <= number < 2**63:
+        return number
+    if kind == "number" and number is not None and abs(number) <= sys.float_info.max:
+        return float(number)
     if kind == "boolean" and isinstance(value, bool):
         return int(value)
-    if kind == "text" and isinstance(value, str):
+    if kind == "text" and isinstance(value, str) and _is_text(value):
         return value
     if kind in ("date", "instant"):
         return _moment(kind, value, column)
@@ -59,3 +61,18 @@ def from_sql(kind: str, value: Any) -> Any:
     if kind == "instant":
         return _EPOCH + timedelta(microseconds=value)
     return value
+
+
+def _number(value: Any) -> int | float | None:
+    """Return a number, numpy's too, as Python has it; None for what is none."""
+    if type(value) is bool or not isinstance(value, Real):
+        return None
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _is_text(value: str) -> bool:
+    """Return whether a text can be stored: without NUL, and without half a character."""
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
