@@ -675,6 +675,11 @@ class StoreMachine(RuleBasedStateMachine):
                 "SELECT partition_id, state, count(*) FROM items WHERE state IN ('waiting', 'running') GROUP BY 1, 2"
             )
             assert all(row[2] == 1 for row in open_items), "one waiting and one running item for each partition"
+            counted = tx.rows(
+                "SELECT m.live, m.leaves, count(p.id), coalesce(sum(p.leaf), 0) FROM models m LEFT JOIN partitions p"
+                " ON p.model_id = m.id AND p.state = 'live' GROUP BY m.id"
+            )
+            assert all((row[0], row[1]) == (row[2], row[3]) for row in counted), "partitions are counted wrongly"
             activations = tx.rows("SELECT partition_id, fit_id FROM activations WHERE until_at IS NULL")
             found = tx.rows(
                 "SELECT p.*, max(p.wanted, m.wanted) AS due_at, f.wanted AS fit_wanted, f.partition_id AS fit_partition,"

@@ -401,7 +401,7 @@ def _apply_versions(tx: Tx, project: ProjectSpec, user: models.Model, dataset: d
     present, known = _touched(tx, user, dataset, after if continues else 0, everything=everything)
     change, affected, fresh = _compare(tx, user, change, present, known)
     _discover(tx, user, fresh)
-    change = replace(change, of=marks.leaves(tx, user.id))
+    change = replace(change, of=demand.leaves(tx, user.id))
     decision = None
     if after != dataset.version or affected or fresh or change.gone:
         decision = _decide(tx, project, user, change, affected, Cause.UPLOAD)

@@ -78,7 +78,7 @@ def trigger(
         decisions.record(tx, found.id, model, decision, action="train", wanted=commit)
         run_id, made = plan_model(tx, found.id)
         if made is None:
-            total = demand.counts(tx, found.id)["live"]
+            total = demand.live(tx, found.id)
             return Asked(None, 0, total, f"{model} has no partitions yet; its source has not been read")
         return Asked(run_id, len(made.wanted), made.total, made.reason)
 
@@ -97,7 +97,7 @@ def changed(opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]],
         demand.want(tx, found.id, model, request, known)
         run_id, made = plan_model(tx, found.id)
         if made is None:
-            return Asked(None, 0, demand.counts(tx, found.id)["live"], "none of these partitions is known yet")
+            return Asked(None, 0, demand.live(tx, found.id), "none of these partitions is known yet")
         return Asked(run_id, len(made.wanted), made.total, plan.message(found.spec, known))
 
 

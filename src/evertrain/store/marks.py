@@ -34,13 +34,6 @@ def some(tx: Tx, model_id: int, keys: Sequence[KeyText]) -> dict[str, Record]:
     }
 
 
-def leaves(tx: Tx, model_id: int) -> int:
-    """Return how many live partitions are leaves."""
-    return int(
-        tx.value("SELECT count(*) FROM partitions WHERE model_id = :id AND leaf AND state = 'live'", id=model_id)
-    )
-
-
 def update(tx: Tx, changes: Sequence[Mapping[str, Any]]) -> None:
     """Record rows, seen and asked marks of partitions by number."""
     tx.many("UPDATE partitions SET rows = :rows, seen = :seen, asked = :asked WHERE id = :id", changes)

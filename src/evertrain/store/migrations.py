@@ -195,7 +195,32 @@ def _add_datasets(tx: Tx) -> None:
             tx.run(statement)
 
 
-MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_create, _add_datasets)
+# How many live partitions and leaves a model has, counted as they come and go: a plan of two must not count all.
+_COUNTERS = (
+    "ALTER TABLE models ADD COLUMN live INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE models ADD COLUMN leaves INTEGER NOT NULL DEFAULT 0",
+    (
+        "UPDATE models SET live = (SELECT count(*) FROM partitions p WHERE p.model_id = models.id AND p.state = 'live'),"
+        " leaves = (SELECT count(*) FROM partitions p WHERE p.model_id = models.id AND p.state = 'live' AND p.leaf)"
+    ),
+    (
+        "CREATE TRIGGER partitions_came AFTER INSERT ON partitions WHEN new.state = 'live' BEGIN"
+        " UPDATE models SET live = live + 1, leaves = leaves + new.leaf WHERE id = new.model_id; END"
+    ),
+    (
+        "CREATE TRIGGER partitions_turned AFTER UPDATE OF state ON partitions WHEN old.state <> new.state BEGIN"
+        " UPDATE models SET live = live + (new.state = 'live') - (old.state = 'live'),"
+        " leaves = leaves + new.leaf * ((new.state = 'live') - (old.state = 'live')) WHERE id = new.model_id; END"
+    ),
+)
+
+
+def _add_counters(tx: Tx) -> None:
+    for statement in _COUNTERS:
+        tx.run(statement)
+
+
+MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_create, _add_datasets, _add_counters)
 
 
 def migrate(store: Store) -> int:
