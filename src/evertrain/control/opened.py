@@ -134,8 +134,11 @@ def zone_of(project: ProjectSpec) -> str:
     return project.zone or local_zone()
 
 
-def apply(opened: Opened, project: ProjectSpec, file_digest: str) -> list[str]:
+def apply(opened: Opened, project: ProjectSpec, file_digest: str, *, only_if_changed: bool = False) -> list[str]:
     """Make a declaration the current one; return what changed, in words.
+
+    Args:
+        only_if_changed: leave alone what another process has declared from the same file meanwhile.
 
     Raises:
         ConfigError: a rule in it could never be evaluated.
@@ -144,6 +147,8 @@ def apply(opened: Opened, project: ProjectSpec, file_digest: str) -> list[str]:
         triggers.check(spec)
         gate.check(spec)
     with opened.store.write() as tx:
+        if only_if_changed and models.file_digest(tx) == file_digest:
+            return []
         changes = models.apply(tx, project, file_digest)
         for model in models.every(tx):
             schedules.declare(tx, model.id, model.spec, zone_of(project))
@@ -172,7 +177,7 @@ def reload(opened: Opened, *, only_if_changed: bool = False, data: Mapping[str, 
         if not isinstance(source := project.sources.get(name), CsvFile | ParquetFile):
             raise UnknownName("--data", name, [one for one, s in project.sources.items() if hasattr(s, "path")])
         project = replace(project, sources={**project.sources, name: replace(source, path=path)})
-    return apply(opened, project, digest)
+    return apply(opened, project, digest, only_if_changed=only_if_changed)
 
 
 def _log(written: list[dict[str, Any]]) -> None:
