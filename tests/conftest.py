@@ -14,6 +14,8 @@ from evertrain.clock import ManualClock
 from evertrain.store.connect import Store
 from evertrain.store.migrations import migrate
 
+from .process_kit import Host
+
 TOYS = Path(__file__).with_name("toys.py")
 
 # A loaded machine is no failure.
@@ -31,6 +33,14 @@ def store(tmp_path: Path, clock: ManualClock) -> Iterator[Store]:
     """An empty store of the newest schema, on a clock that stands still."""
     found = Store("sqlite:///evertrain.db", tmp_path, clock=clock)
     migrate(found)
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    """Starts real processes at little cost; ends those that are left."""
+    found = Host()
     yield found
     found.close()
 

@@ -303,3 +303,28 @@ def test_another_target_is_counted_by_its_own_values(orchard):
     assert set(live(project)) == {(fruit, "Pilar") for fruit in ("Avocado", "Banana", "Mango")} | {
         ("Avocado",), ("Banana",), ("Mango",)
     }  # fmt: skip
+
+
+def test_a_dataset_and_a_file_live_in_one_project(orchard, folder):
+    """A read of the file sweeps old copies of rows; a dataset has none."""
+    project, harvests = orchard
+    rows([("Mango", "Pilar")]).write_csv(folder / "rows.csv")
+    project.source("file", CsvFile("rows.csv"))
+    project.model("other", "file", target="y", features=["x"], trainer=Custom("toys:Line"), min_samples=5)
+    project.refresh()
+    harvests.edit({"id": 0, "y": 9.0})
+    project.refresh()
+
+    assert project.history("other")[0]["version"] == "1.0.0"
+    assert project.history("kg")[0]["outcomes"] == {"promoted": 2}
+
+
+def test_a_batch_of_items_without_news_takes_nothing_in(orchard):
+    """Training by hand costs what is trained: the dataset is looked at anew only where a batch came."""
+    project, _ = orchard
+    with project.opened.store.read() as tx:
+        before = tx.value("SELECT count(*) FROM events WHERE kind = 'source.read'")
+    project.trigger("kg", {"fruit": "Mango", "town": "Pilar"}, force=True)
+
+    with project.opened.store.read() as tx:
+        assert tx.value("SELECT count(*) FROM events WHERE kind = 'source.read'") == before

@@ -46,13 +46,6 @@ class Picky(toys.Unruly):
 """
 
 
-@pytest.fixture(scope="module")
-def host():
-    found = Host()
-    yield found
-    found.close()
-
-
 def prepare(root: Path, host: Host, **model: object) -> Path:
     root.mkdir()
     shutil.copy(TOYS, root / "toys.py")

@@ -23,13 +23,6 @@ BEGUN = 1  # the fits that the template has behind it
 
 
 @pytest.fixture(scope="module")
-def host():
-    found = Host()
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
 def template(tmp_path_factory, host):
     """A project that serves 1.0.0, with changed rows that were read and one item that waits."""
     root = tmp_path_factory.mktemp("kills") / "template"

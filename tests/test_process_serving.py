@@ -25,13 +25,6 @@ OLD, NEW = ("1.0.0", 2.0), ("1.1.0", 3.0)
 
 
 @pytest.fixture(scope="module")
-def host():
-    found = Host()
-    yield found
-    found.close()
-
-
-@pytest.fixture(scope="module")
 def template(tmp_path_factory, host):
     """A project with two versions, 1.0.0 and 1.1.0, which serves the second."""
     root = tmp_path_factory.mktemp("serving") / "template"

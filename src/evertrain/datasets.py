@@ -39,7 +39,7 @@ class Batch:
     """What one write came to.
 
     Attributes:
-        number: of the batch; None where a retry met the batch that was written before.
+        again: a retry met the batch that was written before.
         version: the version that holds it; the one of before where nothing changed.
         left: keys that an undo left alone, because later batches touched them.
     """
@@ -319,12 +319,8 @@ def _held(tx: Tx, name: str, writer: str) -> table.Dataset:
 
 def _again(tx: Tx, name: str) -> table.Dataset:
     if (found := table.by_name(tx, name)) is None:
-        raise _unknown(name)
+        raise NotFound(table.no_rows(name))
     return found
-
-
-def _unknown(name: str) -> NotFound:
-    return NotFound(f"dataset {name} holds no rows yet; `evertrain ingest {name} FILE.csv` brings the first")
 
 
 def _needs_key(dataset: table.Dataset) -> None:

@@ -36,14 +36,10 @@ def look(tx: Tx, name: str, source: Source, root: Path) -> Record:
         if isinstance(source, Dataset):
             dataset = datasets.by_name(tx, name)
             version = dataset.version if dataset else 0
-            return sources.looked(tx, name, str(version), None if version else _empty(name))
+            return sources.looked(tx, name, str(version), None if version else datasets.no_rows(name))
         return sources.looked(tx, name, read.look(source, root), None)
     except DataError as error:
         return sources.looked(tx, name, None, str(error))
-
-
-def _empty(dataset: str) -> str:
-    return f"dataset {dataset} holds no rows yet; `evertrain ingest {dataset} FILE.csv` brings the first"
 
 
 def has_batches(store: Store, name: str) -> bool:
@@ -327,9 +323,12 @@ def _discover(tx: Tx, user: models.Model, fresh: Present) -> None:
     spec = user.spec
     request = demand.Request(Cause.DECLARATION, "no model yet")
     known = marks.some(tx, user.id, list(fresh))
-    rows = [demand.partition(tx, user.id, key) for key in fresh if key in known and known[key].state == "live"]
     # Its first try ended before there was anything to read, such as on a missing file; nobody else asks again.
-    tried = [KeyText(row.key) for row in rows if row and row.champion_id is None and row.considered >= row.wanted]
+    tried = [
+        KeyText(key)
+        for key, row in known.items()
+        if row.state == "live" and row.champion_id is None and row.considered >= row.wanted
+    ]
     demand.find_partitions(tx, user.id, user.name, {key: leaf for key, (leaf, _, _) in fresh.items()}, request)
     if tried:
         demand.want(tx, user.id, user.name, request, tried)
@@ -372,7 +371,7 @@ def apply_versions(tx: Tx, project: ProjectSpec, name: str) -> list[Found]:
     """
     dataset = datasets.by_name(tx, name)
     if dataset is None or not dataset.version:
-        return failed(tx, project, name, _empty(name))
+        return failed(tx, project, name, datasets.no_rows(name))
     found = [_apply_versions(tx, project, user, dataset) for user in models.every(tx) if user.spec.source == name]
     problem = next((one.problem for one in found if one.problem), None)
     stat = str(dataset.version)

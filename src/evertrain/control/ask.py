@@ -92,7 +92,8 @@ def changed(opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]],
     with opened.store.write(actor) as tx:
         found = models.by_name(tx, model)
         keys = list(closure(keys_of(found.spec, partitions) or [], found.spec.dimensions, found.spec.levels))
-        known = [key for key in keys if key in champions.known_keys(tx, found.id, keys)]
+        there = champions.known_keys(tx, found.id, keys)
+        known = [key for key in keys if key in there]
         request = demand.Request(Cause.UPLOAD, f"{actor} changed rows", actor)
         demand.want(tx, found.id, model, request, known)
         run_id, made = plan_model(tx, found.id)

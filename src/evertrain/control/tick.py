@@ -10,6 +10,7 @@ import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from evertrain import registry, triggers, watch
 from evertrain.control.ask import plan_all
@@ -27,6 +28,9 @@ from evertrain.triggers import Decision
 
 # How many partitions one score check asks at once; the rest gets its turn at the next check.
 _CHECKED_AT_ONCE = 500
+
+
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -133,18 +137,22 @@ def _watch_sources(
             hands.read_source(name)
 
 
+def _with_trigger(opened: Opened, project: ProjectSpec, kind: type[_T]) -> list[tuple[models.Model, _T]]:
+    """Return each model that may act with each of its triggers of one kind."""
+    with opened.store.read() as tx:
+        return [
+            (model, one)
+            for model in models.every(tx)
+            for one in model.spec.triggers
+            if isinstance(one, kind) and _acts(project, model) is not Auto.OFF
+        ]
+
+
 # --- age --------------------------------------------------------------------------------------------------------
 
 
 def _check_ages(opened: Opened, project: ProjectSpec) -> None:
-    with opened.store.read() as tx:
-        own = [
-            (model, one)
-            for model in models.every(tx)
-            for one in model.spec.triggers
-            if isinstance(one, MaxAge) and _acts(project, model) is not Auto.OFF
-        ]
-    for model, trigger in own:
+    for model, trigger in _with_trigger(opened, project, MaxAge):
         with opened.store.write() as tx:
             _follow(tx, project, model, triggers.on_age(trigger, _ages(tx, model, trigger), tx.now))
 
@@ -169,14 +177,7 @@ def _ages(tx: Tx, model: models.Model, trigger: MaxAge) -> triggers.Ages:
 
 def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memory: Memory) -> None:
     """Ask champions how they do on rows newer than their training, where there are such rows."""
-    with opened.store.read() as tx:
-        own = [
-            (model, one)
-            for model in models.every(tx)
-            for one in model.spec.triggers
-            if isinstance(one, ScoreDrop) and _acts(project, model) is not Auto.OFF
-        ]
-    for model, trigger in own:
+    for model, trigger in _with_trigger(opened, project, ScoreDrop):
         name = f"score:{model.name}"
         if name in memory.under_way or hands.executor.free("work") <= 0 or not _has_rows(project, model):
             continue
@@ -262,14 +263,7 @@ def _on_scores(
 
 def _check_environment(opened: Opened, hands: Supervisor, project: ProjectSpec, memory: Memory) -> None:
     """Compare the libraries of each model's oldest champion with those of today; a changed one must still load."""
-    with opened.store.read() as tx:
-        own = [
-            (model, one)
-            for model in models.every(tx)
-            for one in model.spec.triggers
-            if isinstance(one, Environment) and _acts(project, model) is not Auto.OFF
-        ]
-    for model, trigger in own:
+    for model, trigger in _with_trigger(opened, project, Environment):
         name = f"environment:{model.name}"
         with opened.store.read() as tx:
             oldest = champions.oldest(tx, model.id)

@@ -195,8 +195,7 @@ class Supervisor:
         with self.store.read() as tx:
             project = models.project(tx)
             assert project is not None
-            is_dataset = isinstance(project.sources[name], Dataset)
-        if is_dataset:
+        if isinstance(project.sources[name], Dataset):
             self._catch_up(name)
             if answer is not None:
                 answer({"type": "read"})
@@ -244,7 +243,9 @@ class Supervisor:
     def _sweep_extracts(self) -> None:
         """Remove copies of rows that neither the store nor a job of this process needs."""
         with self.store.read() as tx:
-            known = {Path(user.extract["path"]).stem for user in models.every(tx) if user.extract}
+            known = {
+                Path(user.extract["path"]).stem for user in models.every(tx) if user.extract and "path" in user.extract
+            }
         known |= {Path(job.task["extract"]).stem for job in self._jobs if "extract" in job.task}
         known |= {Path(one["path"]).stem for job in self._readings.values() for one in job.task["models"]}
         for path in self.home.extracts.iterdir():
@@ -282,7 +283,11 @@ class Supervisor:
         assert project is not None
         batch = _Batch(claim, model, {item.id: item for item in claim.items})
         if isinstance(project.sources[model.spec.source], Dataset):
-            found = self._catch_up(model.spec.source)
+            # Where nothing came since the last look there is nothing to take in: a look at all partitions for each batch
+            # of items would cost what exists.
+            found: list[watch.Found] = []
+            if model.extract is None or watch.has_batches(self.store, model.spec.source):
+                found = self._catch_up(model.spec.source)
             if problem := next((one.problem for one in found if one.model == model.name), None):
                 self._unusable(batch, problem)
             else:

@@ -8,8 +8,8 @@ what a dead writer left under a reserved number is swept by the next one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,11 @@ def by_name(tx: Tx, name: str) -> Dataset | None:
     )
 
 
+def no_rows(name: str) -> str:
+    """Return what is told of a dataset before its first batch."""
+    return f"dataset {name} holds no rows yet; `evertrain ingest {name} FILE.csv` brings the first"
+
+
 def create(tx: Tx, name: str, key: Sequence[str], columns: Mapping[str, str]) -> Dataset:
     """Create a dataset and its table."""
     number = int(
@@ -118,7 +123,7 @@ def widen(tx: Tx, dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
     for place in range(len(dataset.columns) + 1, len(grown) + 1):
         tx.run(f"ALTER TABLE {dataset.table} ADD COLUMN c{place}")
     tx.run("UPDATE datasets SET columns = :columns WHERE id = :id", columns=dump(grown), id=dataset.id)
-    return Dataset(dataset.id, dataset.name, dataset.key, grown, dataset.version, dataset.rows, dataset.horizon)
+    return replace(dataset, columns=grown)
 
 
 def index(tx: Tx, dataset: Dataset, columns: Sequence[str]) -> None:
@@ -310,18 +315,12 @@ def rows_at(tx: Tx, dataset: Dataset, version: int, where: str = "1", **values: 
 
 def of_keys(tx: Tx, dataset: Dataset, keys: Sequence[str]) -> dict[str, list[Any]]:
     """Return the values of the newest rows of these keys, where there are any."""
-    listed = ", ".join(f"d.{name.strip()}" for name in dataset.listed.split(","))
     found = tx.rows(
-        f"SELECT d.key, {listed} FROM json_each(:keys) j CROSS JOIN {dataset.table} d"
+        f"SELECT d.key, {dataset.listed} FROM json_each(:keys) j CROSS JOIN {dataset.table} d"
         " WHERE d.key = j.value AND d.until IS NULL",
         keys=dump(list(keys)),
     )
     return {row.key: list(row)[1:] for row in found}
-
-
-def count_at(tx: Tx, dataset: Dataset, version: int) -> int:
-    """Return how many rows a version holds."""
-    return int(tx.value(f"SELECT count(*) FROM {dataset.table} WHERE {LIVE}", version=version))
 
 
 def batches(tx: Tx, dataset: Dataset, limit: int) -> Sequence[Record]:
@@ -388,14 +387,19 @@ def undo(tx: Tx, dataset: Dataset, version: int, undone: int) -> tuple[Counts, l
     return Counts(opened - both, both, closed - both, len(later)), sorted(later)
 
 
+def _same(dataset: Dataset, columns: Sequence[str]) -> str:
+    """Return the condition that a row of `d` has the values listed in `j` in these columns."""
+    same = (f"d.{dataset.sql(name)} IS json_extract(j.value, '$[{place}]')" for place, name in enumerate(columns))
+    return " AND ".join(same) or "1"
+
+
 def count_by(
     tx: Tx, dataset: Dataset, version: int, columns: Sequence[str], groups: Sequence[Sequence[Any]], needed: str
 ) -> list[int]:
     """Return for each group of values how many rows have them in `columns` and a value in `needed`."""
-    same = " AND ".join(f"d.{dataset.sql(name)} IS json_extract(j.value, '$[{n}]')" for n, name in enumerate(columns))
     found = tx.rows(
-        f"SELECT j.key, count(d.row) FROM json_each(:groups) j CROSS JOIN {dataset.table} d WHERE {same or '1'}"
-        f" AND d.since <= :version AND (d.until IS NULL OR d.until > :version) AND d.{dataset.sql(needed)} IS NOT NULL"
+        f"SELECT j.key, count(d.row) FROM json_each(:groups) j CROSS JOIN {dataset.table} d"
+        f" WHERE {_same(dataset, columns)} AND {LIVE} AND d.{dataset.sql(needed)} IS NOT NULL"
         " GROUP BY j.key",
         groups=dump([list(group) for group in groups]),
         version=version,
@@ -414,18 +418,15 @@ def copy_rows(
     """
     selects, values = [], {}
     for number, (columns, wanted) in enumerate(groups):
-        same = " AND ".join(
-            f"d.{dataset.sql(name)} IS json_extract(j.value, '$[{place}]')" for place, name in enumerate(columns)
-        )
         selects.append(
-            f"SELECT d.row FROM json_each(:g{number}) j CROSS JOIN {dataset.table} d WHERE {same}"
+            f"SELECT d.row FROM json_each(:g{number}) j CROSS JOIN {dataset.table} d WHERE {_same(dataset, columns)}"
             if columns
             else f"SELECT row FROM {dataset.table}"
         )
         values[f"g{number}"] = dump([list(one) for one in wanted])
     store.copy_out(
         f"SELECT {dataset.listed} FROM {dataset.table} WHERE row IN ({' UNION '.join(selects)})"
-        " AND since <= :version AND (until IS NULL OR until > :version) ORDER BY row",
+        f" AND {LIVE} ORDER BY row",
         {**values, "version": version},
         target,
     )
@@ -450,11 +451,4 @@ def compact(tx: Tx, dataset: Dataset, horizon: int, limit: int) -> int:
         f" (SELECT row FROM {dataset.table} WHERE until <= :horizon LIMIT :limit)",
         horizon=horizon,
         limit=limit,
-    )
-
-
-def history(tx: Tx, dataset: Dataset, key: str) -> Iterator[Record]:
-    """Return every state that a row had, oldest first."""
-    yield from tx.rows(
-        f"SELECT since, until, {dataset.listed} FROM {dataset.table} WHERE key = :key ORDER BY since", key=key
     )

@@ -126,10 +126,9 @@ def begin(tx: Tx, owner: str, claimed: Sequence[Record]) -> dict[int, Record]:
     is planned for it once more.
     """
     mine = [
-        {"id": one.id, "owner": owner, "fence": one.fence, "partition": one.partition_id, "boot": tx.boot_id,
-         "boottime": tx.boottime}
+        {"id": one.id, "owner": owner, "fence": one.fence, "boot": tx.boot_id, "boottime": tx.boottime}
         for one in claimed
-    ]  # fmt: skip
+    ]
     tx.many(
         "UPDATE items SET wanted = (SELECT max(p.wanted, m.wanted) FROM partitions p, models m"
         f" WHERE p.id = items.partition_id AND m.id = items.model_id) WHERE {_MINE}",

@@ -8,16 +8,15 @@ from typing import Any
 from evertrain.partitions import KeyText
 from evertrain.store.connect import Record, Tx, dump
 
+_MARKS = (
+    "p.id, p.key, p.leaf, p.state, p.rows, p.seen, p.asked, p.wanted, p.considered, p.considered_input, p.champion_id"
+)
+
 
 def of_model(tx: Tx, model_id: int) -> dict[str, Record]:
     """Return all partitions of a model by key, retired ones too."""
     return {
-        row.key: row
-        for row in tx.rows(
-            "SELECT id, key, leaf, state, rows, seen, asked, considered_input, champion_id FROM partitions"
-            " WHERE model_id = :model",
-            model=model_id,
-        )
+        row.key: row for row in tx.rows(f"SELECT {_MARKS} FROM partitions p WHERE p.model_id = :model", model=model_id)
     }
 
 
@@ -26,8 +25,8 @@ def some(tx: Tx, model_id: int, keys: Sequence[KeyText]) -> dict[str, Record]:
     return {
         row.key: row
         for row in tx.rows(
-            "SELECT p.id, p.key, leaf, state, rows, seen, asked, considered_input, champion_id FROM json_each(:keys) j"
-            " CROSS JOIN partitions p WHERE p.model_id = :model AND p.key = j.value",
+            f"SELECT {_MARKS} FROM json_each(:keys) j CROSS JOIN partitions p"
+            " WHERE p.model_id = :model AND p.key = j.value",
             keys=dump(list(keys)),
             model=model_id,
         )
