@@ -1,6 +1,6 @@
 """Make .venv and install Evertrain into it, once; runs on any Python, so that an old one gets an answer too.
 
-usage: python3 scripts/setup.py [GROUP ...]     GROUP: tests, typing
+usage: python3 scripts/setup.py [GROUP ...]     GROUP: tests, typing, examples
 """
 
 import hashlib
@@ -62,7 +62,8 @@ def mark(groups):
 
 def supersets(groups):
     """Return every set of groups that holds these: what was set up for more serves for less."""
-    return [more for more in ([], ["tests"], ["tests", "typing"]) if set(groups) <= set(more)]
+    known = ([], ["tests"], ["tests", "typing"], ["examples", "tests"], ["examples", "tests", "typing"])
+    return [more for more in known if set(groups) <= set(more)]
 
 
 def run(command, what, out, environment=None):
