@@ -21,7 +21,7 @@ ROWS = [
     ["plan", "replay"],
     ["sources", "artifacts", "store"],
     ["registry", "trainers", "notify", "observations", "watch", "datasets"],
-    ["executors", "serving"],
+    ["executors", "serving", "forecasts"],
     ["control", "loader"],
     ["loop"],
     ["project", "server", "dashboard", "testing", "compat"],

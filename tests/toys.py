@@ -96,3 +96,45 @@ def frame():
     import polars as pl
 
     return pl.read_csv("function.csv")
+
+
+class Repeat:
+    """A forecaster: the mean of the last `k` seasons, with an interval of a tenth; `bias` makes it worse by that much.
+
+    The file `orders` in the project folder makes it unruly: "raise", "nan", "short", "crossed".
+    """
+
+    libraries = ("numpy",)
+
+    def __init__(self, k: int = 2, bias: float = 0.0) -> None:
+        self.k, self.bias = k, bias
+
+    def least(self, season):
+        return season
+
+    def fit(self, frame, context):
+        assert list(frame.columns) == ["ds", "y"]
+        context.progress("fitting", 0.5)
+        return {"y": frame["y"].tolist(), "season": context.season, "seed": context.seed}
+
+    def save(self, fitted):
+        return json.dumps(fitted).encode()
+
+    def load(self, data):
+        return json.loads(data)
+
+    def forecast(self, fitted, h, level):
+        orders = Path("orders").read_text() if Path("orders").exists() else ""
+        if orders == "raise":
+            raise ValueError("the forecaster is unwell")
+        y, season = np.array(fitted["y"]), fitted["season"]
+        mean = np.array([np.mean(y[-(season - i % season) :: -season][: self.k]) for i in range(h)]) + self.bias
+        if orders == "nan":
+            mean[0] = np.nan
+        if orders == "short":
+            mean = mean[:-1]
+        wide = -1 if orders == "crossed" else 1
+        reach = {one: 0.1 * one / 80 * wide * (1 + np.abs(mean)) for one in level}
+        return {"mean": mean} | {
+            f"{a}-{one}": mean + s * reach[one] for one in level for a, s in (("lo", -1), ("hi", 1))
+        }

@@ -24,6 +24,7 @@ Losses = NDArray[np.float64]
 # One-sided 5 % of the normal distribution: "better than guessing" must not be luck.
 _BEYOND_LUCK = 1.6449
 PAIRED_ROWS = 100
+ROW, STEP = "hold-out row", "backtest step"
 
 
 class Method(StrEnum):
@@ -46,6 +47,7 @@ class Measured:
         losses: loss of each row, by "challenger", "champion" and "baseline"; what the paired statistics need.
         champion_beat_baseline: whether the champion was better than guessing when it was promoted.
         problem: what a guard found already where the challenger ran, e.g. a prediction that is not a number.
+        unit: what a row is called: "hold-out row", or "backtest step" of a forecast.
     """
 
     score: str
@@ -59,6 +61,17 @@ class Measured:
     champion_promoted: float | None = None
     incomparable: str | None = None
     problem: str | None = None
+    unit: str = ROW
+
+    @property
+    def guessing(self) -> str:
+        """What the baseline is called."""
+        return "guessing" if self.unit == ROW else "the naive forecast"
+
+    @property
+    def on(self) -> str:
+        """What the scores were measured on, in words."""
+        return f"{self.rows} {self.unit}{'' if self.rows == 1 else 's'}"
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,7 @@ def check(spec: ModelSpec, task: str | None = None) -> None:
         if isinstance(one, ScoreDrop) and one.score
     ]
     found = [(where, name, scores.get(name).task) for where, name in named]
-    if task := task or declared_task(spec.trainer):
+    if task := "regression" if spec.series else task or declared_task(spec.trainer):
         because = "which its trainer is for"
     elif found:
         task, because = found[0][2], f"as {found[0][1]} is"
@@ -100,35 +113,36 @@ def check(spec: ModelSpec, task: str | None = None) -> None:
             raise ConfigError(where, name, f"a score of a {task}, {because}, not of a {own}: {allowed}")
 
 
-def judge(gate: Gate, measured: Measured, *, correction: bool) -> Verdict:
+def judge(gate: Gate, measured: Measured, *, correction: bool, least: int = 10) -> Verdict:
     """Return the verdict on a challenger; there always is one.
 
     A correction is promoted unless a guard fails or it is worse by more than the tolerance: its champion learnt from
     rows now known to be wrong or incomplete. A refresh owes more, the paired test; until there are rows enough for
     that test the tolerance decides for it as well, and the verdict says so.
+
+    Args:
+        least: rows without which the two are not compared.
     """
     numbers = _numbers(measured)
-    if reason := _guard(gate, measured):
+    if reason := _guard(gate, measured, least):
         return Verdict(ItemState.REJECTED, Method.GUARDS, reason, numbers)
     shown = _shown(measured.score, measured.challenger)
     if not measured.has_champion:
         warning = "" if _beats_baseline(measured) is not False else f"; {_guessing(measured)}"
-        return Verdict(
-            ItemState.PROMOTED, Method.FIRST, f"first model, {shown} on {_rows(measured.rows)}{warning}", numbers
-        )
-    if why := _incomparable(gate, measured):
+        return Verdict(ItemState.PROMOTED, Method.FIRST, f"first model, {shown} on {measured.on}{warning}", numbers)
+    if why := _incomparable(measured, least):
         return Verdict(
             ItemState.PROMOTED, Method.GUARDS, f"not compared with the champion ({why}); the guards passed", numbers
         )
     return _compare(gate, measured, numbers, correction=correction)
 
 
-def _incomparable(gate: Gate, measured: Measured) -> str | None:
-    if measured.incomparable or measured.rows < gate.min_holdout:
-        return measured.incomparable or f"{_rows(measured.rows)}, the comparison needs {gate.min_holdout}"
+def _incomparable(measured: Measured, least: int) -> str | None:
+    if measured.incomparable or measured.rows < least:
+        return measured.incomparable or f"{measured.on}, the comparison needs {least}"
     if measured.champion is None or not math.isfinite(measured.champion):
         # A champion without a score holds nobody back: nothing could ever be shown to be as good.
-        return f"its {measured.score} is not defined on {_rows(measured.rows)}"
+        return f"its {measured.score} is not defined on {measured.on}"
     return None
 
 
@@ -137,7 +151,7 @@ def _compare(gate: Gate, measured: Measured, numbers: dict[str, Any], *, correct
     numbers |= _finite({"improvement": better.percent, "improvement_points": better.points})
     facts = (
         f"{_shown(measured.score, measured.challenger)} against {scores.format_score(measured.score, measured.champion)}"
-        f"{f' ({better.percent:+.1f} %)' if better.percent is not None else ''} on {_rows(measured.rows)}"
+        f"{f' ({better.percent:+.1f} %)' if better.percent is not None else ''} on {measured.on}"
     )
     paired = f"; the paired test needs {PAIRED_ROWS}" if not correction and measured.rows < PAIRED_ROWS else ""
     if better.within(gate.tolerance):
@@ -149,22 +163,38 @@ def _compare(gate: Gate, measured: Measured, numbers: dict[str, Any], *, correct
             else f"within the {gate.tolerance:.0%} tolerance"
         )
         return Verdict(ItemState.PROMOTED, Method.TOLERANCE, f"{facts}: {word}{paired}", numbers)
+    if correction and measured.unit == STEP and not _worse_beyond_luck(measured):
+        # The champion said these steps from rows now known to be wrong. Few steps decide by chance, and what people
+        # corrected must come through; rows spoilt as a whole show on most steps.
+        luck = f"worse by more than the {gate.tolerance:.0%} tolerance, but on too few steps to be more than luck"
+        return Verdict(ItemState.PROMOTED, Method.TOLERANCE, f"{facts}: {luck}", numbers)
     return Verdict(
         ItemState.REJECTED, Method.TOLERANCE, f"{facts}: worse by more than the {gate.tolerance:.0%} tolerance", numbers
     )
 
 
-def _guard(gate: Gate, measured: Measured) -> str | None:
+@np.errstate(all="ignore")
+def _worse_beyond_luck(measured: Measured) -> bool:
+    """Return whether the champion was better on these rows by more than chance; with less than three, there is no saying."""
+    own, old = measured.losses.get("challenger"), measured.losses.get("champion")
+    if own is None or old is None or own.size < 3:
+        return True
+    gain = old - own
+    return bool(float(np.mean(gain)) < -_BEYOND_LUCK * float(np.std(gain, ddof=1)) / math.sqrt(gain.size))
+
+
+def _guard(gate: Gate, measured: Measured, least: int) -> str | None:
     if measured.problem:
         return measured.problem
     # On fewer rows nothing is compared, and a score may be undefined through no fault of the model's: r2 of one row.
-    if measured.rows >= gate.min_holdout and (measured.challenger is None or not math.isfinite(measured.challenger)):
-        return f"its {measured.score} is not defined on {_rows(measured.rows)}"
+    if measured.rows >= least and (measured.challenger is None or not math.isfinite(measured.challenger)):
+        return f"its {measured.score} is not defined on {measured.on}"
+    always = "always the same answer" if measured.unit == ROW else "repeating the last season"
     if gate.beat_baseline and measured.champion_beat_baseline and _beats_baseline(measured) is False:
         return (
             f"{_guessing(measured)}: {_shown(measured.score, measured.challenger)} against"
-            f" {scores.format_score(measured.score, measured.baseline)} for always the same answer, on"
-            f" {_rows(measured.rows)}; the champion had"
+            f" {scores.format_score(measured.score, measured.baseline)} for {always}, on"
+            f" {measured.on}; the champion had"
             f" {scores.format_score(measured.score, measured.champion_promoted)} when promoted"
         )
     return None
@@ -172,7 +202,7 @@ def _guard(gate: Gate, measured: Measured) -> str | None:
 
 def _guessing(measured: Measured) -> str:
     better = scores.improvement(measured.score, measured.baseline, measured.challenger).is_better
-    return "not better than guessing beyond luck" if better else "no better than guessing"
+    return f"not better than {measured.guessing} beyond luck" if better else f"no better than {measured.guessing}"
 
 
 def beats_baseline(measured: Measured) -> bool:
@@ -214,7 +244,3 @@ def _finite(numbers: dict[str, Any]) -> dict[str, Any]:
 
 def _shown(score: str, value: float | None) -> str:
     return f"{scores.get(score).name} {scores.format_score(score, value)}"
-
-
-def _rows(number: int) -> str:
-    return f"{number} hold-out row{'' if number == 1 else 's'}"

@@ -158,22 +158,23 @@ def _take(descriptor: int, data: bytearray) -> None:
 
 
 def _check_trainers(project: ProjectSpec) -> None:
-    from evertrain.trainers.make import make
+    from evertrain.trainers.make import check, make
 
-    tasks: dict[str, str | None] = {}
+    made: dict[str, object] = {}
     for model in project.models.values():
         if not isinstance(model.trainer, Custom | Estimator):
             continue
         known = json.dumps(specs.encode(model.trainer), sort_keys=True)
-        if known not in tasks:
+        if known not in made:
             try:
-                tasks[known] = getattr(make(model.trainer, Path()), "task", None)
+                made[known] = make(model.trainer, Path())
             except ConfigError as error:
                 raise ConfigError(f"{model.name}.trainer: {error.name}", error.value, error.allowed) from None
             except Exception as error:
                 said = f"a class that can be imported and made ({type(error).__name__}: {error})"
                 raise ConfigError(f"{model.name}.trainer", model.trainer.path, said) from error
-        gate.check(model, tasks[known])
+        check(model, made[known])
+        gate.check(model, getattr(made[known], "task", None))
 
 
 def declared(module: Any, name: str) -> ProjectSpec:

@@ -13,8 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from evertrain import forecasting, specs
 from evertrain import gate as gates
-from evertrain import specs
 from evertrain import triggers as rules
 from evertrain.clock import Clock
 from evertrain.config import Settings
@@ -23,6 +23,7 @@ from evertrain.control.opened import Opened, apply, open_project
 from evertrain.control.work import Outcome, run_to_end
 from evertrain.datasets import Batch
 from evertrain.errors import ConfigError, UnknownName
+from evertrain.forecasts import Forecast, Forecasts
 from evertrain.loop import Loop
 from evertrain.serving import Predictor
 from evertrain.specs import (
@@ -39,6 +40,7 @@ from evertrain.specs import (
     ModelSpec,
     ProjectSpec,
     Retention,
+    Series,
     Source,
     Trigger,
 )
@@ -150,6 +152,7 @@ class Project:
         self._opened: Opened | None = None
         self._applied: ProjectSpec | None = None
         self._settings, self._clock = settings, clock
+        self._forecasts: dict[str, Forecasts] = {}
 
     @property
     def spec(self) -> ProjectSpec:
@@ -203,13 +206,14 @@ class Project:
         target: str,
         trainer: Any,
         features: Sequence[str] | str | None = None,
+        series: Series | None = None,
         scores: Sequence[str] = (),
         gate: Gate | None = None,
         triggers: Sequence[Trigger] | None = None,
         partition_by: str | Dimension | Sequence[str | Dimension] = (),
         rollups: Sequence[Sequence[str]] | None = None,
         overall: str = "Overall",
-        min_samples: int = 100,
+        min_samples: int | None = None,
         window: str | timedelta | None = None,
         holdout: str | float = 0.2,
         gap: str | timedelta = timedelta(0),
@@ -228,13 +232,14 @@ class Project:
                 with fit, save, load and predict, or the import path of a class.
             features: columns, or "module:function" that makes them from the rows (applied alike at predict); by
                 default all but target, key, time and partition columns.
+            series: for a forecasting model: how rows become one series, and how far ahead it is forecast.
             scores: shown with every fit; the first decides unless `gate` names one.
             gate: what a challenger must pass.
             triggers: when to train; by default when rows change.
             partition_by: columns that divide the model; each of their values is trained alone.
             rollups: models above partitions, each a list of the dimensions it keeps; by default one above all.
             overall: how a rollup is called in messages.
-            min_samples: rows without which nothing is trained.
+            min_samples: rows without which nothing is trained; by default 100, and one for a forecast.
             window: train on rows of this age at most; needs `time=` at the source.
             holdout: share of the rows that is never trained on, to compare old and new.
             gap: time between training rows and hold-out that belongs to neither.
@@ -262,6 +267,7 @@ class Project:
             target=target,
             trainer=self._trainer(name, trainer),
             features=features if isinstance(features, str) or features is None else tuple(features),
+            series=series,
             scores=tuple(scores),
             gate=gate or Gate(),
             triggers=(specs.DataChange(),) if triggers is None else tuple(triggers),
@@ -275,6 +281,7 @@ class Project:
         )
         rules.check(spec)
         gates.check(spec)
+        forecasting.check(spec)
         self._change(models={**self._spec.models, name: spec})
 
     def _trainer(self, model: str, trainer: Any) -> specs.TrainerSpec:
@@ -333,6 +340,35 @@ class Project:
         if model not in self._spec.models:
             raise UnknownName("model", model, self._spec.models)
         return Predictor(opened.store, opened.artifacts, model, self._inline)
+
+    def forecasts(self, model: str) -> Forecasts:
+        """Return an object that reads a model's forecasts, again and again, in any process and without its trainer."""
+        opened = self.opened
+        if model not in self._spec.models:
+            raise UnknownName("model", model, self._spec.models)
+        if model not in self._forecasts:
+            self._forecasts[model] = Forecasts(opened.store, opened.artifacts, model, self._inline)
+        return self._forecasts[model]
+
+    def forecast(
+        self,
+        model: str,
+        h: int | None = None,
+        level: Sequence[int] | None = None,
+        partition: Mapping[str, Any] | None = None,
+    ) -> Forecast:
+        """Return the forecast of a partition or rollup of a forecasting model.
+
+        Args:
+            h: periods ahead; by default those that the model declares.
+            level: intervals in per cent, likewise.
+            partition: values by column. All dimensions name a partition, some of them a rollup, none the whole; a
+                partition without a model is answered by its nearest rollup, labelled.
+
+        Raises:
+            NoModelYet: nothing was trained yet; says how far the first training is.
+        """
+        return self.forecasts(model).read(partition, h, level)
 
     def trigger(self, model: str, partition: Keys | None = None, *, force: bool = False, wait: bool = True) -> Outcome:
         """Train now, of named partitions and the rollups above them or of all, and return what became of it.

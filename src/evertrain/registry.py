@@ -18,10 +18,10 @@ from evertrain.errors import ArtifactError, Conflict
 from evertrain.events import Kind, ranges
 from evertrain.faults import fault_point
 from evertrain.gate import Method, Verdict
-from evertrain.partitions import KeyText
-from evertrain.specs import Cause
+from evertrain.partitions import KeyText, decode, label
+from evertrain.specs import Cause, ModelSpec
 from evertrain.states import ItemState
-from evertrain.store import demand, items, runs
+from evertrain.store import champions, demand, items, runs
 from evertrain.store.connect import Record, Tx, dump
 
 # How fast the estimate of a fit's seconds follows new measurements.
@@ -85,6 +85,7 @@ class Proposal:
     seconds: float
     cpu_s: float
     peak_mb: float | None
+    forecast: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,10 @@ def _store_fits(tx: Tx, model_id: int, proposals: Sequence[Proposal]) -> None:
             for one in proposals
         ],
     )
+    tx.many(
+        "INSERT INTO forecasts(fit_id, frame, backtest) VALUES (:fit, :frame, :backtest)",
+        [{"fit": one.item_id, **one.forecast} for one in proposals if one.forecast],
+    )
 
 
 def _promote(tx: Tx, changes: Sequence[tuple[int, int, str]], *, actor: str, pin: bool | None = None) -> None:
@@ -309,6 +314,47 @@ def champion(tx: Tx, model_id: int, key: KeyText) -> Fit | None:
         key=key,
     )
     return None if row is None else _fit(row)
+
+
+def forecasts(tx: Tx, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Return what fits forecast when they were made, and their backtests, by the number of the fit."""
+    rows = tx.rows("SELECT * FROM forecasts WHERE fit_id IN :ids", ids=list(ids)) if ids else []
+    return {row.fit_id: {"frame": row.frame, "backtest": row.backtest} for row in rows}
+
+
+_SERVED = (
+    "SELECT p.id, p.key, p.leaf, p.trained_at, max(p.wanted, m.wanted) > p.trained AS behind, p.epoch, f.id AS fit,"
+    " f.signature, f.rows, v.major, v.minor, v.patch, c.frame FROM models m JOIN partitions p ON p.model_id = m.id"
+    " JOIN fits f ON f.id = p.champion_id JOIN versions v ON v.id = f.version_id JOIN forecasts c ON c.fit_id = f.id"
+    " WHERE m.name = :model AND p.state = 'live'"
+)
+
+
+def served_forecasts(tx: Tx, model: str, keys: Sequence[KeyText]) -> dict[KeyText, Record]:
+    """Return the champions of these partitions with their forecasts, in one statement.
+
+    One, so that no promotion can come between a partition's champion and what it forecast.
+    """
+    return {KeyText(row.key): row for row in tx.rows(f"{_SERVED} AND p.key IN :keys", model=model, keys=list(keys))}
+
+
+def leaf_forecasts(tx: Tx, model: str) -> Sequence[Record]:
+    """Return the forecasts of all partitions of a model, without its rollups."""
+    return tx.rows(f"{_SERVED} AND p.leaf", model=model)
+
+
+def no_model_yet(tx: Tx, model_id: int, spec: ModelSpec, key: KeyText) -> str:
+    """Return why nothing answers yet, and how far the first training is."""
+    name = label(decode(key), spec.dimensions, spec.overall) if spec.partition_by else spec.name
+    place = demand.partition(tx, model_id, key)
+    if place is not None and place.outcome in ("failed", "dead", "skipped", "rejected"):
+        return f"no model yet for {name}: the last training {place.outcome} ({place.outcome_reason})"
+    held = champion(tx, model_id, key)
+    if held is not None:  # and yet it does not answer
+        return f"the stored model {held.version} of {name} is damaged and no earlier one is left; it is trained anew"
+    if items.open_of(tx, model_id):
+        return f"no model yet: training, {champions.number(tx, model_id)} of {demand.live(tx, model_id)}"
+    return f"no model yet for {name}: nothing is being trained; start the loop, or `evertrain trigger {spec.name}`"
 
 
 def previous(tx: Tx, partition_id: int, before: int) -> Fit | None:
@@ -615,6 +661,10 @@ def collect(tx: Tx, artifacts: Artifacts, *, newest: int, days: int, grace: time
         [{"digest": digest, "at": tx.now_text} for digest in unneeded if digest not in marked],
     )
     ripe = [digest for digest, at in marked.items() if digest in unneeded and at <= to_text(tx.now - grace)]
+    tx.many(
+        "DELETE FROM forecasts WHERE fit_id IN (SELECT id FROM fits WHERE artifact = :digest)",
+        [{"digest": one} for one in ripe],
+    )
     tx.many("UPDATE artifacts SET state = 'removed' WHERE digest = :digest", [{"digest": one} for one in ripe])
     fault_point("collect.before_unlink")
     freed = sum(artifacts.remove(digest) for digest in ripe)

@@ -203,6 +203,8 @@ _SCORES = (
 SCORES: dict[str, Score] = {score.name: score for score in _SCORES}
 ALIASES = {"auc": "roc_auc", "logloss": "log_loss", "mean_absolute_error": "mae", "root_mean_squared_error": "rmse"}
 
+FORECAST = ("mae", "rmse", "wape", "mase")  # shown for forecasts; the first one decides
+
 _DEFAULTS: dict[Task, tuple[str, ...]] = {"classification": ("accuracy", "f1"), "regression": ("r2", "rmse", "mae")}
 
 

@@ -26,7 +26,7 @@ from evertrain.errors import ArtifactError, DataError, EvertrainError, NoModelYe
 from evertrain.partitions import KeyText, decode, encode, fallbacks, label
 from evertrain.sources import read
 from evertrain.specs import Inline, ModelSpec, Trainer, decode_trainer
-from evertrain.store import champions, demand, items, models
+from evertrain.store import champions, demand, models
 from evertrain.store.connect import Store, Tx
 from evertrain.trainers.make import make
 
@@ -107,6 +107,8 @@ class Predictor:
         """Return predictions with the version and the partition that answered each row."""
         frame = _framed(rows)
         spec = self._current()
+        if spec.series:
+            raise DataError(f"{spec.name} is a forecasting model: ask `project.forecast({spec.name!r})`")
         if not len(frame):
             return Prediction(np.empty(0), [], [], fallback=False)
         groups = self._groups(spec, frame, partition)
@@ -275,7 +277,7 @@ class Predictor:
 
     def _waiting(self, spec: ModelSpec, key: KeyText) -> str:
         with self.store.read() as tx:
-            return no_model_yet(tx, self._id, spec, key)
+            return registry.no_model_yet(tx, self._id, spec, key)
 
 
 def _framed(rows: Rows) -> pd.DataFrame:
@@ -291,22 +293,6 @@ def _framed(rows: Rows) -> pd.DataFrame:
             " per row"
         ) from None
     return frame.reset_index(drop=True)
-
-
-def no_model_yet(tx: Tx, model_id: int, spec: ModelSpec, key: KeyText) -> str:
-    """Return why nothing answers yet, and how far the first training is."""
-    name = label(decode(key), spec.dimensions, spec.overall) if spec.partition_by else spec.name
-    place = demand.partition(tx, model_id, key)
-    if place is not None and place.outcome in ("failed", "dead", "skipped", "rejected"):
-        return f"no model yet for {name}: the last training {place.outcome} ({place.outcome_reason})"
-    champion = registry.champion(tx, model_id, key)
-    if champion is not None:  # and yet it does not answer
-        return (
-            f"the stored model {champion.version} of {name} is damaged and no earlier one is left; it is trained anew"
-        )
-    if items.open_of(tx, model_id):
-        return f"no model yet: training, {champions.number(tx, model_id)} of {demand.live(tx, model_id)}"
-    return f"no model yet for {name}: nothing is being trained; start the loop, or `evertrain trigger {spec.name}`"
 
 
 def _numeric(parts: Sequence[tuple[Any, NDArray[Any], _Loaded, str]]) -> bool:

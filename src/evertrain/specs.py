@@ -88,7 +88,8 @@ def _fields_of(where: str) -> list[str]:
 def _fields_at(where: str, loc: Sequence[str]) -> list[str]:
     """Return the fields of the declaration at a place, e.g. of the Gate at "project", ["models", "iris", "gate"]."""
     found: Any = {"project": ProjectSpec, "model": ModelSpec}.get(where)
-    steps = {"models": ModelSpec, "gate": Gate, "keep": Retention, "partition_by": Dimension, "on_bad_rows": BadRows}
+    steps = {"models": ModelSpec, "gate": Gate, "series": Series, "keep": Retention, "partition_by": Dimension,
+             "on_bad_rows": BadRows}  # fmt: skip
     kinds = [*get_args(Source), *get_args(TrainerSpec), *get_args(Trigger), *get_args(Channel)]
     tags = {one.__dataclass_fields__["kind"].default: one for one in kinds}
     mapping = False
@@ -229,6 +230,12 @@ def _parse_dimensions(value: object) -> object:
     if not isinstance(value, Sequence):
         raise ValueError("a column name or a list of them")
     return tuple(Dimension(one) if isinstance(one, str) else one for one in value)
+
+
+def _parse_levels(value: object) -> object:
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(set(value)) == len(value):
+        return tuple(sorted(value))
+    raise ValueError("a list of per cents such as [80, 95], each once")
 
 
 def _parse_url(value: object) -> str:
@@ -530,6 +537,44 @@ class Context(Protocol):
         """Report how far the fit is; throttled, so call it as often as you like."""
 
 
+class SeriesContext(Context, Protocol):
+    """What a forecasting trainer is told beside the rows.
+
+    Attributes:
+        freq: length of a period, as pandas writes it.
+        season: periods of a season; 1 is none.
+        h, level: periods ahead, and intervals in per cent, that will be asked for first.
+    """
+
+    freq: str
+    season: int
+    h: int
+    level: tuple[int, ...]
+
+
+class ForecastTrainer(Protocol):
+    """What Evertrain asks of a trainer class of a forecasting model.
+
+    `fit` gets a pandas frame of one regular series: `ds` (the label of each period, ascending, none left out) and
+    `y` (float; NaN only under gaps="missing"). `forecast` answers "mean" and for each level "lo-80" and "hi-80",
+    each of length h, as a mapping or a frame. `save`, `load` and `libraries` are those of `Trainer`.
+
+    Two methods are optional: `least(season)` answers the fewest periods that it can learn from, below which a
+    labelled naive forecast stands in; `update(fitted, frame, context)` learns the periods that are new.
+    """
+
+    @property
+    def libraries(self) -> Sequence[str]: ...
+
+    def fit(self, frame: pd.DataFrame, context: SeriesContext) -> Any: ...
+
+    def save(self, fitted: Any) -> bytes: ...
+
+    def load(self, data: bytes) -> Any: ...
+
+    def forecast(self, fitted: Any, h: int, level: Sequence[int]) -> Any: ...
+
+
 class Trainer(Protocol):
     """What Evertrain asks of a trainer class.
 
@@ -693,16 +738,17 @@ class Gate:
     """What a challenger must pass.
 
     Attributes:
-        score: the score that decides; None is accuracy for classifiers, r2 for regressions.
+        score: the score that decides; None is accuracy for classifiers, r2 for regressions, mae for forecasts.
         tolerance: how much worse than the champion's, relative, still passes for a correction, or for a refresh on
             few rows.
-        min_holdout: hold-out rows without which the two are not compared and only the guards apply.
+        min_holdout: hold-out rows, or backtest steps of a forecast, without which the two are not compared and only
+            the guards apply; None is 10 rows, and one step.
         beat_baseline: refuse a challenger that is no better than guessing where the champion was.
     """
 
     score: str | None = None
     tolerance: Share = 0.05
-    min_holdout: Positive = 10
+    min_holdout: Positive | None = None
     beat_baseline: bool = True
 
 
@@ -722,6 +768,47 @@ class Dimension:
 Dimensions = Annotated[tuple[Dimension, ...], BeforeValidator(_parse_dimensions)]
 
 
+Gaps = Literal["zero", "linear", "last", "missing", "refuse"]
+
+
+@spec
+class Series:
+    """How dated rows become one regular series for each partition, and how far ahead it is forecast.
+
+    Attributes:
+        h: periods ahead that are kept with every fit, ready to be read.
+        freq: length of a period as pandas writes it: "D", "W-MON", "MS", "QS", "YS", "h", "15min", "B", …; None is
+            inferred from the rows where they leave no doubt.
+        aggregate: how the rows of one period become one value, in partitions and in rollups alike.
+        gaps: what a period without rows holds: "zero", "linear" between its neighbours, the "last" value, "missing",
+            or "refuse" the series. None is zero for sums and counts, linear for the others.
+        unfinished: whether the period that has not ended yet counts.
+        level: of the intervals, in per cent.
+        season: periods of a season; None is the usual one of the frequency, such as 12 for months.
+        windows: origins of the backtest that a forecaster is judged by.
+        reconcile: "bottom_up" answers rollups by the sum of their partitions.
+    """
+
+    h: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_no_truth)]
+    freq: str | None = None
+    aggregate: Literal["sum", "mean", "min", "max", "last", "count"] = "sum"
+    gaps: Gaps | None = None
+    unfinished: bool = False
+    level: Annotated[tuple[Annotated[int, Field(ge=1, le=99)], ...], BeforeValidator(_parse_levels)] = (80, 95)
+    season: Positive | None = None
+    windows: Annotated[int, Field(ge=0, le=100), BeforeValidator(_no_truth)] = 2
+    reconcile: Literal["none", "bottom_up"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.reconcile == "bottom_up" and self.aggregate not in ("sum", "count"):
+            raise ConfigError("reconcile", self.reconcile, "aggregate='sum' or 'count': other values do not add up")
+
+    @property
+    def fill(self) -> Gaps:
+        """What a period without rows holds."""
+        return self.gaps or ("zero" if self.aggregate in ("sum", "count") else "linear")
+
+
 @spec
 class ModelSpec:
     """A model: what is kept fresh. See `Project.model` for the fields in words."""
@@ -731,13 +818,14 @@ class ModelSpec:
     target: Text
     trainer: AnyTrainer
     features: Annotated[tuple[str, ...] | str | None, BeforeValidator(_parse_features)] = None
+    series: Series | None = None
     scores: Columns = ()
     gate: Gate = Gate()
     triggers: tuple[AnyTrigger, ...] = (DataChange(),)
     partition_by: Dimensions = ()
     rollups: tuple[Columns, ...] | None = None
     overall: str = "Overall"
-    min_samples: Positive = 100
+    min_samples: Positive | None = None
     window: Duration | None = None
     holdout: Share = 0.2
     gap: Duration = timedelta(0)
@@ -769,6 +857,21 @@ class ModelSpec:
         for name, limit in (("deadline", self.deadline), ("window", self.window)):
             if limit is not None and not limit:
                 raise ConfigError(name, format_duration(limit), "a duration longer than nothing")
+        self._check_series()
+
+    def _check_series(self) -> None:
+        if self.series and self.features is not None:
+            raise ConfigError("features", self.features, "none for a forecasting model: its rows become one series")
+
+    @property
+    def least_rows(self) -> int:
+        """Rows without which nothing is trained: 100 unless declared, one for a forecast, which has fallbacks."""
+        return self.min_samples or (1 if self.series else 100)
+
+    @property
+    def least_held(self) -> int:
+        """Hold-out rows, or steps of a backtest, without which two fits are not compared."""
+        return self.gate.min_holdout or (1 if self.series else 10)
 
     @property
     def dimensions(self) -> list[str]:
@@ -848,6 +951,8 @@ class ProjectSpec:
                     format_duration(model.window),
                     "a window only where the source declares time=",
                 )
+            if model.series is not None and self.sources[model.source].time is None:
+                raise ConfigError(f"models.{name}.series", "a forecast", "a source that declares time=")
             if isinstance(model.trainer, Inline) and self.executor != "inline":
                 raise ConfigError(
                     f"models.{name}.trainer",

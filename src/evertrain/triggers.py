@@ -133,7 +133,7 @@ def on_change(change: Change, spec: ModelSpec, affected: Sequence[KeyText]) -> D
         more = f" and {len(change.short) - 1} more" if len(change.short) > 1 else ""
         where = f" in {name}{more}" if spec.partition_by else ""
         code, severity = "insufficient", Severity.LOW
-        reason = f"Insufficient samples: {rows} < {spec.min_samples}{where}{keeps}{aside}"
+        reason = f"Insufficient samples: {rows} < {spec.least_rows}{where}{keeps}{aside}"
     elif change.first:
         code, reason = "first", f"first read: {plural(change.rows, 'row')}{_among(change.of, spec)}{aside}"
     elif change.known:

@@ -13,8 +13,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evertrain.errors import DataError
 from evertrain.events import Kind
+from evertrain.forecasting import infer_freq
 from evertrain.partitions import KeyText, closure, decode, encode, label, rollup
 from evertrain.sources import read
 from evertrain.sources.index import Leaf, comparable, leaves
@@ -22,7 +25,7 @@ from evertrain.specs import Auto, Cause, DataChange, Dataset, ModelSpec, Project
 from evertrain.specs import encode as encode_spec
 from evertrain.store import datasets, decisions, demand, items, marks, models, sources
 from evertrain.store.connect import Record, Store, Tx
-from evertrain.store.values import from_sql
+from evertrain.store.values import from_sql, to_sql
 from evertrain.triggers import Change, Decision, on_change
 
 _MODULUS = 2**256
@@ -97,6 +100,8 @@ def task(
             {
                 "reading": _reading(user.spec, source),
                 "recipe": user.recipe,
+                "is_series": user.spec.series is not None,
+                "freq": _freq(user),
                 "path": str(folder / f"{user.id}-{commit}-{secrets.token_hex(6)}.arrow"),
             }
             for user in users
@@ -104,12 +109,23 @@ def task(
     }
 
 
+def _freq(user: models.Model) -> str | None:
+    """Return the frequency of a model's series, where it is declared or was told from its rows before."""
+    if user.spec.series is None:
+        return None
+    if user.spec.series.freq:
+        return user.spec.series.freq
+    before = user.extract or {}
+    known: str | None = (before.get("series") or {}).get("freq")
+    return known if before.get("recipe") == user.recipe else None
+
+
 def _reading(spec: ModelSpec, source: Source) -> dict[str, Any]:
     return {
         "model": spec.name,
         "target": spec.target,
         "dimensions": spec.dimensions,
-        "columns": list(spec.features) if isinstance(spec.features, tuple) else None,
+        "columns": [] if spec.series else list(spec.features) if isinstance(spec.features, tuple) else None,
         "key": list(source.key),
         "time": source.time,
     }
@@ -296,7 +312,7 @@ def _compare(
         if mark in (row.asked, row.considered_input):
             # A mark that was asked for is no news. One that was merely seen is, as under auto="observe".
             already += leaf and row.seen != mark
-        elif rows < spec.min_samples:
+        elif rows < spec.least_rows:
             short[label(decode(key), spec.dimensions, spec.overall)] = rows
         else:
             affected.append(key)
@@ -309,7 +325,7 @@ def _compare(
     live = {key for key, row in known.items() if row.state == "live" and row.seen is not None}
     fresh = {key: value for key, value in present.items() if key not in live}
     for key, (leaf, rows, _) in fresh.items():
-        if leaf and rows < spec.min_samples:
+        if leaf and rows < spec.least_rows:
             short[label(decode(key), spec.dimensions, spec.overall)] = rows
     found = sum(leaf for leaf, _, _ in fresh.values())
     change = replace(change, changed=tuple(changed), short=short, known=already, gone=len(gone), found=found)
@@ -334,9 +350,9 @@ def _discover(tx: Tx, user: models.Model, fresh: Present) -> None:
         demand.want(tx, user.id, user.name, request, tried)
     marks.begin(tx, user.id, fresh)
     small = {
-        key: (mark, f"Insufficient samples: {rows} < {spec.min_samples}")
+        key: (mark, f"Insufficient samples: {rows} < {spec.least_rows}")
         for key, (_, rows, mark) in fresh.items()
-        if rows < spec.min_samples
+        if rows < spec.least_rows
     }
     marks.too_small(tx, user.id, small)
 
@@ -397,6 +413,12 @@ def _apply_versions(tx: Tx, project: ProjectSpec, user: models.Model, dataset: d
     everything = not continues or before["shape"] != shape or after == dataset.version
     if before.get("shape") != shape:
         datasets.index(tx, dataset, spec.dimensions)
+    try:
+        facts = _series_facts(tx, project, user, dataset, after if continues else 0)
+    except DataError as error:
+        problem = f"{dataset.name}: {error}"
+        decision = _decide(tx, project, user, replace(change, problem=problem), (), Cause.UPLOAD)
+        return Found(spec.name, decision, 0, problem)
     present, known = _touched(tx, user, dataset, after if continues else 0, everything=everything)
     change, affected, fresh = _compare(tx, user, change, present, known)
     _discover(tx, user, fresh)
@@ -404,9 +426,30 @@ def _apply_versions(tx: Tx, project: ProjectSpec, user: models.Model, dataset: d
     decision = None
     if after != dataset.version or affected or fresh or change.gone:
         decision = _decide(tx, project, user, change, affected, Cause.UPLOAD)
-    copy = {"version": dataset.version, "rows": dataset.rows, "columns": dataset.columns, "shape": shape}
+    copy = {"version": dataset.version, "rows": dataset.rows, "columns": dataset.columns, "shape": shape, **facts}
     marks.extracted(tx, user.id, {**copy, "read_at": tx.now_text})
     return Found(spec.name, decision, len(affected) if decision and decision.fired else 0)
+
+
+def _series_facts(
+    tx: Tx, project: ProjectSpec, user: models.Model, dataset: datasets.Dataset, after: int
+) -> dict[str, Any]:
+    """Return what every series of a forecasting model must know of all rows: their frequency, and the newest time."""
+    time = project.sources[user.spec.source].time
+    if user.spec.series is None or time is None:
+        return {}
+    if (kind := dataset.columns.get(time)) not in ("date", "instant"):
+        said = f"holds {kind}s" if kind else "is missing"
+        raise DataError(f"the time column {time!r} {said}; a forecast needs dates", column=time)
+    before = (user.extract or {}).get("series") or {} if after else {}
+    freq = _freq(user)
+    if freq is None:
+        found = [from_sql(kind, one).isoformat()[:26] for one in datasets.times(tx, dataset, time, user.spec.target)]
+        freq = infer_freq(np.array(found, dtype="datetime64[us]"))
+    known = to_sql(kind, before.get("latest"), time)
+    newest = datasets.newest(tx, dataset, time, user.spec.target, after, known)
+    latest = None if newest is None else from_sql(kind, newest).isoformat()
+    return {"series": {"freq": freq, "latest": latest}, "recipe": user.recipe}
 
 
 def _touched(

@@ -134,6 +134,8 @@ def adopt(opened: Opened, model: str, file: Path, *, actor: str) -> str:
     assert project is not None
     if found.spec.partition_by:
         raise ConfigError("model", model, "a model without partitions; a partitioned one trains its own")
+    if found.spec.series:
+        raise ConfigError("model", model, "a model that predicts rows; a forecaster is fitted on every row in seconds")
     if file.suffix in (".pkl", ".pickle", ".joblib"):
         raise ConfigError(
             "file", file.name, "a file that is safe to load: save it once with skops.io.dump(model, 'model.skops')"

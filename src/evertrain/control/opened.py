@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evertrain import gate, loader, triggers
+from evertrain import forecasting, gate, loader, triggers
 from evertrain.artifacts import Artifacts
 from evertrain.clock import Clock, from_text, local_zone
 from evertrain.config import Home, Settings, project_file, read_settings
@@ -146,6 +146,7 @@ def apply(opened: Opened, project: ProjectSpec, file_digest: str, *, only_if_cha
     for spec in project.models.values():
         triggers.check(spec)
         gate.check(spec)
+        forecasting.check(spec)
     with opened.store.write() as tx:
         if only_if_changed and models.file_digest(tx) == file_digest:
             return []

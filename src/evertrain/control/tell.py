@@ -118,7 +118,7 @@ def _model_status(tx: Tx, project: ProjectSpec, model: models.Model) -> ModelSta
         value=(fit.scores.get("challenger") or {}).get(score) if fit else None,
         change=fit.verdict.get("improvement") if fit else None,
         rows=model.extract["rows"] if model.extract else None,
-        min_rows=spec.min_samples,
+        min_rows=spec.least_rows,
         decision=last.reason if last else None,
         decided_at=from_text(last.last_at) if last else None,
         next_at=schedules.next_at(tx, model.id),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -178,12 +178,15 @@ def _ages(tx: Tx, model: models.Model, trigger: MaxAge) -> triggers.Ages:
 def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memory: Memory) -> None:
     """Ask champions how they do on rows newer than their training, where there are such rows."""
     for model, trigger in _with_trigger(opened, project, ScoreDrop):
+        if model.spec.series:  # a whole horizon is all that a forecast ever says
+            trigger = replace(trigger, min_rows=min(trigger.min_rows, model.spec.series.h))  # noqa: PLW2901
         name = f"score:{model.name}"
         if name in memory.under_way or hands.executor.free("work") <= 0 or not _has_rows(project, model):
             continue
         with opened.store.read() as tx:
             rows = champions.with_news(tx, model.id, _CHECKED_AT_ONCE)
             fits = registry.fits(tx, [row.champion_id for row in rows])
+            forecasts = registry.forecasts(tx, list(fits)) if model.spec.series else {}
         # The same champion on the same rows answers the same: it is asked again when there are others.
         fresh = [row for row in rows if memory.evaluated.get((row.id, "score")) != f"{row.champion_id}:{row.seen}"]
         if not fresh:
@@ -196,7 +199,7 @@ def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memor
                 "id": row.id,
                 "key": row.key,
                 "leaf": bool(row.leaf),
-                "champion": (fit := fits[row.champion_id]).as_message(str(opened.artifacts.path(fit.place.artifact))),
+                "champion": hands.asked(fits[row.champion_id], forecasts),
             }
             for row in fresh
         ]

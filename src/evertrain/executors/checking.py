@@ -21,6 +21,8 @@ def evaluate(task: Message, emit: Emit, inline: dict[str, Any] | None = None) ->
     """Score each champion on labelled rows newer than its training; answer rows, and the score where rows suffice."""
     shared = setting(task, emit, inline)
     name = scores.get(task["score"] or shared.score).name
+    if shared.spec.series:
+        from evertrain.executors.series import issued_score
     found = []
     for item, rows in parts(shared.extract, shared.columns, shared.time, task["items"]):
         emit({"type": "begin", "item": item["id"]})
@@ -28,6 +30,10 @@ def evaluate(task: Message, emit: Emit, inline: dict[str, Any] | None = None) ->
         signature = champion["signature"]
         answer: Message = {"id": item["id"], "rows": 0, "value": None}
         try:
+            if shared.spec.series:
+                answer |= issued_score(shared, rows, champion, name, task["min_rows"])
+                found.append(answer)
+                continue
             seen = (
                 np.frombuffer(champion_bytes({**champion, **signature["rows"]}), "<u8") if "rows" in signature else None
             )

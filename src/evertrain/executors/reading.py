@@ -7,6 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from evertrain import forecasting
 from evertrain.errors import DataError
 from evertrain.executors.jobs import Message
 from evertrain.executors.packs import Emit
@@ -47,11 +50,25 @@ def read_source(task: Message, emit: Emit) -> None:
             **{**wanted["reading"], **{k: tuple(v) for k, v in wanted["reading"].items() if isinstance(v, list)}}
         )
         try:
-            answer["models"][reading.model] = extract(table, reading, Path(wanted["path"])).as_dict()
+            answer["models"][reading.model] = extract(table, reading, Path(wanted["path"])).as_dict() | series_facts(
+                table.frame, reading, wanted
+            )
         except (DataError, ValueError) as error:
             answer["problems"][reading.model] = f"{name}: {error}"
     answer["seconds"] = round(time.monotonic() - started, 3)
     emit(answer)
+
+
+def series_facts(frame: pl.DataFrame, reading: Reading, wanted: Message) -> dict[str, Any]:
+    """Return what every series of a forecasting model must know of all rows: their frequency, and the newest time."""
+    if not wanted["is_series"] or reading.time is None:
+        return {}
+    times = frame.filter(pl.col(reading.target).is_not_null())[reading.time].drop_nulls()
+    if not times.dtype.is_temporal():
+        raise DataError(f"the time column {reading.time!r} holds no dates; a forecast needs dates", column=reading.time)
+    distinct = times.unique().sort().cast(pl.Datetime("us")).dt.replace_time_zone(None).to_numpy()
+    newest = str(distinct[-1].astype("datetime64[s]")) if distinct.size else None
+    return {"series": {"freq": wanted["freq"] or forecasting.infer_freq(distinct), "latest": newest}}
 
 
 def _probe(source: Source) -> str | None:

@@ -28,7 +28,7 @@ from evertrain.events import Kind
 from evertrain.executors.jobs import Executor, Job, Lost, Message
 from evertrain.executors.lease import LeaseKeeper
 from evertrain.faults import fault_point
-from evertrain.partitions import KeyText, decode
+from evertrain.partitions import KeyText, decode, label
 from evertrain.sources import read
 from evertrain.sources.index import Leaf, complete, leaves
 from evertrain.specs import Cause, Dataset, ProjectSpec, encode
@@ -322,6 +322,7 @@ class Supervisor:
             batch.model = model = models.by_id(tx, claim.model_id)
             places = champions.facts(tx, [item.partition_id for item in batch.open.values()])
             batch.champions = registry.fits(tx, [row.champion_id for row in places.values() if row.champion_id])
+            forecasts = registry.forecasts(tx, list(batch.champions)) if model.spec.series else {}
         assert model.extract is not None
         where: dict[KeyText, Leaf] = {}
         if is_copy := "index" in model.extract:
@@ -349,7 +350,7 @@ class Supervisor:
                 "start": leaf.start if leaf else None,
                 "rows": leaf.rows if leaf else None,
                 "leaf": bool(item.leaf),
-                "champion": champion and champion.as_message(str(self.artifacts.path(champion.place.artifact))),
+                "champion": champion and self.asked(champion, forecasts),
             }
         for reason in dict.fromkeys(reason for _, reason in needless):
             self._skip(batch, reason, [item for item, own in needless if own == reason])
@@ -362,13 +363,17 @@ class Supervisor:
     ) -> str | None:
         """Return why nothing could be learnt from training this item, before any worker is troubled."""
         rows = leaf.rows if leaf else place.rows
-        if rows is not None and rows < model.spec.min_samples:
-            return f"Insufficient samples: {rows} < {model.spec.min_samples}"
+        if rows is not None and rows < model.spec.least_rows:
+            return f"Insufficient samples: {rows} < {model.spec.least_rows}"
         if champion is None or item.forced or item.cause not in (Cause.DATA_CHANGE, Cause.UPLOAD, Cause.MANUAL):
             return None
         if place.seen == champion.input and champion.signature.get("recipe") == model.recipe:
             return f"not needed: {champion.version} was trained on these very rows"
         return None
+
+    def asked(self, fit: registry.Fit, forecasts: Mapping[int, Message]) -> Message:
+        """Return what a worker needs to ask a stored fit, or to know what it forecast."""
+        return fit.as_message(str(self.artifacts.path(fit.place.artifact))) | {"forecast": forecasts.get(fit.id)}
 
     def _job(self, batch: _Batch, project: ProjectSpec, messages: Sequence[Message]) -> Job:
         spec = batch.model.spec
@@ -399,6 +404,7 @@ class Supervisor:
             "time": source.time,
             "key": list(source.key),
             "now": self.store.clock.now().isoformat(),
+            "series": model.extract.get("series"),
             "items": list(messages),
             **more,
         }
@@ -503,7 +509,8 @@ class Supervisor:
             champion_beat_baseline=bool(champion and champion.signature.get("beats_baseline")),
             champion_promoted=_promoted_score(champion, result["measured"]["score"]),
         )
-        verdict = gate.judge(batch.model.spec.gate, measured, correction=bool(item.correction))
+        spec = batch.model.spec
+        verdict = gate.judge(spec.gate, measured, correction=bool(item.correction), least=spec.least_held)
         signature = {
             **result["signature"],
             "recipe": batch.model.recipe,
@@ -520,7 +527,7 @@ class Supervisor:
             champion.id if champion else None,
             Place(artifact, result["start"], result["size"], result["digest"]),
             size,
-            encode(batch.model.spec.trainer),
+            result.get("trainer") or encode(spec.trainer),
             signature,
             result["scores"],
             verdict,
@@ -528,6 +535,7 @@ class Supervisor:
             result["seconds"],
             result["cpu_s"],
             result["peak_mb"],
+            result.get("forecast"),
         )
 
     @staticmethod
@@ -559,6 +567,7 @@ class Supervisor:
         try:
             with self.store.write() as tx:
                 changed = registry.settle(tx, self.artifacts, self.owner, batch.claim.model_id, proposals, closings)
+                _tell_fallbacks(tx, batch, [one for one in proposals if one.item_id not in changed])
             fault_point("settle.after_commit")
         except (Conflict, ArtifactError) as error:
             if number > 1:
@@ -597,6 +606,7 @@ class Supervisor:
             facts = champions.facts(tx, [one.partition_id for one in proposals])
             now = {number: row.champion_id for number, row in facts.items()}
             batch.champions |= registry.fits(tx, [one for one in now.values() if one])
+            forecasts = registry.forecasts(tx, list(batch.champions)) if batch.model.spec.series else {}
         assert project is not None
         messages = []
         for one in proposals:
@@ -611,7 +621,7 @@ class Supervisor:
             message = {
                 **batch.messages[one.item_id],
                 "fitted": fitted,
-                "champion": champion and champion.as_message(str(self.artifacts.path(champion.place.artifact))),
+                "champion": champion and self.asked(champion, forecasts),
             }
             batch.messages[one.item_id] = message
             messages.append(message)
@@ -797,6 +807,19 @@ def _sweep(scratch: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(handle)
+
+
+def _tell_fallbacks(tx: Tx, batch: _Batch, proposals: Sequence[registry.Proposal]) -> None:
+    """Record which series got the naive forecast in the place of their trainer's, and why; one event for all."""
+    found = [(one, why) for one in proposals if (why := (one.signature.get("series") or {}).get("fallback"))]
+    if found:
+        first, why = found[0]
+        key = batch.messages[first.item_id]["key"]
+        dimensions, overall = batch.model.spec.dimensions, batch.model.spec.overall
+        name = label(decode(key), dimensions, overall) if dimensions else batch.model.name
+        tx.event(
+            Kind.FORECAST_FALLBACK, model=batch.model.name, run_id=first.run_id, count=len(found), example=name, why=why
+        )
 
 
 def _promoted_score(champion: registry.Fit | None, score: str) -> float | None:

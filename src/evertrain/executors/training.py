@@ -28,8 +28,8 @@ from evertrain.executors.rows import Rows, parts, unpacked
 from evertrain.partitions import decode
 from evertrain.sources import read
 from evertrain.sources.table import Schema
-from evertrain.specs import ModelSpec, ScoreDrop, Trainer, decode_model, decode_trainer
-from evertrain.trainers.make import make
+from evertrain.specs import ModelSpec, ScoreDrop, Series, Trainer, decode_model, decode_trainer
+from evertrain.trainers.make import check, make
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +58,7 @@ class Setting:
     emit: Emit
     inline: Mapping[str, Any]
     own_extract: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
     trainers: dict[str, Trainer] = field(default_factory=dict)
 
     def close(self) -> None:
@@ -89,17 +90,25 @@ class Setting:
     def remembers_rows(self) -> bool:
         return any(isinstance(one, ScoreDrop) for one in self.spec.triggers)
 
+    @property
+    def series(self) -> Series:
+        """How rows become a series, for a forecasting model."""
+        assert self.spec.series is not None
+        return self.spec.series
+
     @cached_property
     def score(self) -> str:
-        return self.spec.gate.score or (self.spec.scores or scores.default_scores(self.task))[0]
+        return self.shown[0]
 
     @property
     def task(self) -> Any:
-        return self.trainer.task
+        return "regression" if self.spec.series else self.trainer.task
 
     @cached_property
     def shown(self) -> list[str]:
-        return list(dict.fromkeys([self.score, *(self.spec.scores or scores.default_scores(self.task))]))
+        usual = scores.FORECAST if self.spec.series else scores.default_scores(self.task)
+        declared = self.spec.scores or usual
+        return list(dict.fromkeys([self.spec.gate.score or declared[0], *declared]))
 
 
 def setting(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) -> Setting:
@@ -109,7 +118,10 @@ def setting(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) 
     if "copied" in task:
         columns, extract = unpacked(task, spec)
     trainer = make(spec.trainer, scratch, inline)
-    gate.check(spec, trainer.task)  # known only now, where a trainer is an object or a class of the user's
+    check(spec, trainer)
+    gate.check(
+        spec, getattr(trainer, "task", None)
+    )  # known only now, where a trainer is an object or a class of the user's
     return Setting(
         spec,
         trainer,
@@ -122,6 +134,7 @@ def setting(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) 
         emit,
         inline or {},
         "copied" in task,
+        task.get("series") or {},
     )
 
 
@@ -129,12 +142,15 @@ def train(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) ->
     """Fit every item of a batch and answer with packs of results."""
     shared = setting(task, emit, inline)
     packer = Packer(shared.scratch, emit)
+    fit = _fit
+    if shared.spec.series:
+        from evertrain.executors.series import fit_series as fit
     for item, rows in parts(shared.extract, shared.columns, shared.time, task["items"]):
         emit({"type": "begin", "item": item["id"]})
         meter = Meter()
         result: Message = {"item": item["id"]}
         try:
-            result |= _fit(shared, item, rows, packer)
+            result |= fit(shared, item, rows, packer)
         except Insufficient as error:
             result |= {"state": "skipped", "reason": str(error)}
         except MemoryError:
@@ -206,9 +222,9 @@ def seed_of(model: str, key: str, fingerprint: str) -> int:
 
 def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
     spec = shared.spec
-    rows = _inside_window(shared, rows)
-    if len(rows) < spec.min_samples:
-        raise Insufficient(f"Insufficient samples: {len(rows)} < {spec.min_samples}")
+    rows = inside_window(shared, rows)
+    if len(rows) < spec.least_rows:
+        raise Insufficient(f"Insufficient samples: {len(rows)} < {spec.least_rows}")
     split = _split(spec, rows)
     if not split.train.any():
         raise Insufficient(f"Insufficient samples: all {len(rows)} rows are held out")
@@ -280,7 +296,8 @@ def _sides(
     return own, made, held, features
 
 
-def _inside_window(shared: Setting, rows: Rows) -> Rows:
+def inside_window(shared: Setting, rows: Rows) -> Rows:
+    """Return the rows that are young enough to be trained on."""
     if shared.spec.window is None:
         return rows
     if rows.times is None:

@@ -304,6 +304,43 @@ def changes(tx: Tx, dataset: Dataset, after: int, upto: int, columns: Sequence[s
     return [tuple(row) for row in found]
 
 
+def times(tx: Tx, dataset: Dataset, time: str, needed: str, limit: int = 20_000) -> list[Any]:
+    """Return the different times among the rows written last that have a value in `needed`."""
+    return [
+        row[0]
+        for row in tx.rows(
+            f"SELECT DISTINCT time FROM (SELECT {dataset.sql(time)} AS time FROM {dataset.table} WHERE {LIVE}"
+            f" AND {dataset.sql(needed)} IS NOT NULL ORDER BY row DESC LIMIT :limit) WHERE time IS NOT NULL",
+            version=dataset.version,
+            limit=limit,
+        )
+    ]
+
+
+def newest(tx: Tx, dataset: Dataset, time: str, needed: str, after: int, known: Any) -> Any:
+    """Return the newest time of the rows that have a value in `needed`.
+
+    Args:
+        after, known: what it was in an earlier version; then only what changed since is looked at, unless a row of
+            that time went away.
+    """
+    column, has = dataset.sql(time), f"{dataset.sql(needed)} IS NOT NULL"
+    since = ""
+    if known is not None:
+        gone = tx.value(
+            f"SELECT max({column}) FROM {dataset.table} WHERE until > :after AND until <= :version AND {has}",
+            after=after,
+            version=dataset.version,
+        )
+        since = " AND since > :after" if gone is None or gone < known else ""
+    found = tx.value(
+        f"SELECT max({column}) FROM {dataset.table} WHERE {LIVE} AND {has}{since}",
+        version=dataset.version,
+        **({"after": after} if since else {}),
+    )
+    return max((one for one in (found, known if since else None) if one is not None), default=None)
+
+
 def rows_at(tx: Tx, dataset: Dataset, version: int, where: str = "1", **values: Any) -> Sequence[Record]:
     """Return the rows of a version, in the order in which they were first written."""
     return tx.rows(

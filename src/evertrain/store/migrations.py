@@ -220,7 +220,17 @@ def _add_counters(tx: Tx) -> None:
         tx.run(statement)
 
 
-MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_create, _add_datasets, _add_counters)
+def _add_forecasts(tx: Tx) -> None:
+    tx.run(
+        "CREATE TABLE forecasts(fit_id INTEGER PRIMARY KEY REFERENCES fits(id), frame TEXT NOT NULL, backtest TEXT NOT NULL)"
+    )
+    tx.run(
+        "CREATE TABLE temporary_forecasts(key TEXT PRIMARY KEY, model_id INTEGER NOT NULL REFERENCES models(id),"
+        " answer TEXT NOT NULL, made_at TEXT NOT NULL) WITHOUT ROWID"
+    )
+
+
+MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_create, _add_datasets, _add_counters, _add_forecasts)
 
 
 def migrate(store: Store) -> int:

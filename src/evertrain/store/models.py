@@ -18,7 +18,7 @@ from evertrain.store.connect import Record, Tx, dump
 # Fields whose change means that the champion was trained by another recipe.
 _TRAINING = ("source", "target", "trainer", "trainer_version", "features", "window", "holdout", "gap", "partition_by")
 # Fields that the project file owns alone: changing them at run time would make another model of it.
-_FIXED = ("name", "source", "target", "trainer", "trainer_version", "features", "partition_by", "rollups")
+_FIXED = ("name", "source", "target", "trainer", "trainer_version", "features", "series", "partition_by", "rollups")
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def _look_again(tx: Tx, spec: ModelSpec) -> None:
 
 def _recipe(spec: ModelSpec) -> dict[str, Any]:
     data = encode(spec)
-    return {name: data[name] for name in _TRAINING}
+    # What tells nothing is left out, so that a new kind of declaration is no news to models that do not use it.
+    return {name: data[name] for name in _TRAINING} | ({"series": data["series"]} if data["series"] else {})
 
 
 def _generation(spec: ModelSpec) -> dict[str, Any]:

@@ -21,13 +21,20 @@ _WAYS_OUT = (
     "put it into a module, or use executor='inline' to train in this process"
 )
 _NO_DEFAULT = inspect.Parameter.empty
+METHODS = ("fit", "save", "load")
+
+
+def is_trainer(obj: object) -> bool:
+    """Return whether an object has what a trainer must have: it fits, is saved and loaded, and predicts or forecasts."""
+    asked = any(callable(getattr(obj, name, None)) for name in ("predict", "forecast"))
+    return asked and all(callable(getattr(obj, name, None)) for name in METHODS)
 
 
 def describe(obj: object) -> Estimator | Custom:
     """Return the declaration that `build` turns into an equal object.
 
-    A scikit-learn estimator becomes an `Estimator`; any other object with `fit`, `save`, `load` and `predict` a
-    `Custom`. Parameters come from `get_params`, the fields of a dataclass, or the attributes named like the
+    A scikit-learn estimator becomes an `Estimator`; any other object with `fit`, `save`, `load` and `predict` or
+    `forecast` a `Custom`. Parameters come from `get_params`, the fields of a dataclass, or the attributes named like the
     parameters of `__init__`; those that equal the constructor's defaults are left out.
 
     Raises:
@@ -42,8 +49,10 @@ def describe(obj: object) -> Estimator | Custom:
         raise ConfigError("trainer", obj.__name__, f"an object: {obj.__name__}()")
     base = sys.modules.get("sklearn.base")  # an estimator cannot exist before its base class was imported
     is_estimator = base is not None and isinstance(obj, base.BaseEstimator)
-    if not is_estimator and not all(callable(getattr(obj, name, None)) for name in ("fit", "save", "load", "predict")):
-        raise ConfigError("trainer", obj, "a scikit-learn estimator, or an object with fit, save, load and predict")
+    if not is_estimator and not is_trainer(obj):
+        raise ConfigError(
+            "trainer", obj, "a scikit-learn estimator, or an object with fit, save, load and predict or forecast"
+        )
     where = type(obj).__name__
     path, params = _import_path(type(obj), where), _params(obj, where)
     return Estimator(path, params) if is_estimator else Custom(path, params)

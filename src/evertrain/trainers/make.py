@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from evertrain.errors import ConfigError
-from evertrain.specs import Command, Custom, Estimator, Inline, Trainer, TrainerSpec
+from evertrain.specs import Command, Custom, Estimator, Inline, ModelSpec, Trainer, TrainerSpec
+from evertrain.trainers.describe import METHODS, build, is_trainer
 
 
 def make(spec: TrainerSpec, scratch: Path, inline: Mapping[str, Any] | None = None) -> Trainer:
@@ -33,16 +34,32 @@ def make(spec: TrainerSpec, scratch: Path, inline: Mapping[str, Any] | None = No
             raise ConfigError("trainer", spec.name, "a trainer object of this process; it lives where it was declared")
         found = (inline or {})[spec.name]
     else:
-        from evertrain.trainers.describe import build
-
         found = build(spec.path, spec.params)
-    missing = [name for name in ("fit", "save", "load", "predict") if not callable(getattr(found, name, None))]
-    if missing:
+    if not is_trainer(found):
+        missing = next(name for name in (*METHODS, "predict") if not callable(getattr(found, name, None)))
         raise ConfigError(
-            "trainer", type(found).__name__, f"a class with fit, save, load and predict; {missing[0]} is missing"
+            "trainer",
+            type(found).__name__,
+            f"a class with fit, save, load and predict (or forecast, for series); {missing} is missing",
         )
     trainer: Trainer = found
     return trainer
+
+
+def check(model: ModelSpec, trainer: object) -> None:
+    """Raise `ConfigError` for a trainer that cannot do what its model is for: predict rows, or forecast a series."""
+    if model.series and not callable(getattr(trainer, "forecast", None)):
+        raise ConfigError(
+            f"{model.name}.trainer",
+            type(trainer).__name__,
+            "a forecaster: Forecaster, SklearnForecaster, ProphetForecaster, or a class with forecast(fitted, h, level)",
+        )
+    if not model.series and not callable(getattr(trainer, "predict", None)):
+        raise ConfigError(
+            f"{model.name}.trainer",
+            type(trainer).__name__,
+            "a trainer with predict; a forecaster needs series=Series(h=…)",
+        )
 
 
 def family(spec: TrainerSpec) -> str:

@@ -1,0 +1,312 @@
+"""Fitting forecasters, in a worker: rows to a series, a backtest beside the champion's, and the forecast to serve.
+
+A forecaster is judged as a procedure. It is fitted on what was known at earlier origins and compared, step by step,
+with what the champion really said of the same periods; where no actual values came since, with the champion's own
+backtest. The fit that is stored has then seen every row, so no row of it was ever held out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from evertrain import forecasting, gate, scores
+from evertrain.errors import DataError, TrainingError
+from evertrain.executors.jobs import Message
+from evertrain.executors.packs import Packer
+from evertrain.executors.rows import Rows
+from evertrain.executors.training import Fitting, Insufficient, Setting, champion_bytes, inside_window, seed_of
+from evertrain.forecasting import Freq, Regular
+from evertrain.partitions import decode
+from evertrain.specs import Custom, ForecastTrainer, encode
+from evertrain.trainers.ahead import ahead, checked
+from evertrain.trainers.naive import NaiveForecaster
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Steps = dict[tuple[int, int], float]  # a forecast value by origin and by the period it speaks of
+
+_LEAST = 3  # periods below which no forecaster of a user's is asked
+
+
+@dataclass
+class SeriesFitting(Fitting):
+    """What a forecasting trainer is told beside the series; the `SeriesContext` of the trainer protocol."""
+
+    freq: str = ""
+    season: int = 1
+    h: int = 1
+    level: tuple[int, ...] = ()
+
+
+@dataclass
+class _Work:
+    """One series on its way to a fit."""
+
+    shared: Setting
+    item: Message
+    series: Regular
+    context: SeriesFitting
+    fallback: str | None = None
+    said: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def trainer(self) -> ForecastTrainer:
+        return cast("ForecastTrainer", self.shared.trainer)
+
+    @cached_property
+    def season(self) -> int:
+        return self.context.season
+
+    @cached_property
+    def least(self) -> int:
+        """The fewest periods that the trainer is asked to learn from."""
+        ask = getattr(self.trainer, "least", None)
+        return max(int(ask(self.season)) if callable(ask) else _LEAST, 1)
+
+    def why_naive(self, values: np.ndarray[Any, Any]) -> str | None:
+        """Return why the naive forecast stands in for the trainer's own; None where it does not."""
+        known = values[np.isfinite(values)]
+        if known.size < self.least:
+            return f"{known.size} of the {self.least} periods that {type(self.trainer).__name__} needs"
+        if np.all(known == known[0]):
+            return "every period is zero" if known[0] == 0 else "every period is the same"
+        return None
+
+    def fitted(self, upto: Regular) -> tuple[ForecastTrainer, Any]:
+        """Return the trainer and what it made of a series: the model's own, or the naive one."""
+        trainer = self.trainer_for(upto)
+        return trainer, trainer.fit(framed(upto), self.context)
+
+    def trainer_for(self, upto: Regular) -> ForecastTrainer:
+        naive: ForecastTrainer = NaiveForecaster()
+        return naive if self.why_naive(upto.values) else self.trainer
+
+    def backtested(self, origin: int) -> np.ndarray[Any, Any]:
+        """Return what this procedure would have said at an earlier origin of the periods up to the last one."""
+        if origin not in self.said:
+            steps = min(self.shared.series.h, self.series.last - origin)
+            trainer, fitted = self.fitted(self.series.upto(origin))
+            self.said[origin] = checked(trainer, fitted, steps, ())["mean"]
+        return self.said[origin]
+
+
+def series_context(shared: Setting, item: Message, freq: Freq) -> SeriesFitting:
+    """Return what a trainer is told about the series of an item."""
+    how = shared.series
+    return SeriesFitting(
+        "y",
+        [],
+        seed_of(shared.spec.name, item["key"], item["input"]),
+        decode(item["key"]),
+        item["id"],
+        shared.emit,
+        freq=freq.name,
+        season=how.season or freq.season,
+        h=how.h,
+        level=how.level,
+    )
+
+
+def series_of(shared: Setting, rows: Rows) -> Regular:
+    """Return the series of the rows of one partition or rollup.
+
+    Raises:
+        Insufficient: no row is left.
+        DataError: the rows cannot become a series.
+    """
+    times = rows.columns[shared.time or ""]
+    if times.dtype.kind != "M":
+        raise DataError(f"the time column {shared.time!r} holds no dates; a forecast needs dates", column=shared.time)
+    target = rows.columns[shared.spec.target]
+    if target.dtype.kind not in "iufb":
+        raise DataError(f"{shared.spec.target!r} holds no numbers; a forecast needs numbers", column=shared.spec.target)
+    latest = shared.facts.get("latest")
+    try:
+        return forecasting.regular(
+            times,
+            target.astype(np.float64),
+            shared.series,
+            forecasting.parse_freq(shared.facts["freq"]),
+            now=shared.now,
+            latest=datetime.fromisoformat(latest) if latest else None,
+        )
+    except forecasting.NoData as error:
+        raise Insufficient(str(error)) from None
+
+
+def framed(series: Regular) -> pd.DataFrame:
+    """Return a series as trainers get it, in a frame that its owner may change."""
+    import pandas as pd
+
+    return pd.DataFrame({"ds": series.freq.label(series.periods), "y": series.values.copy()})
+
+
+# --- fitting ----------------------------------------------------------------------------------------------------
+
+
+def fit_series(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
+    """Fit one series, judge the way it was fitted, and answer the fit with its forecast."""
+    rows = inside_window(shared, rows)
+    if len(rows) < shared.spec.least_rows:
+        raise Insufficient(f"Insufficient samples: {len(rows)} < {shared.spec.least_rows}")
+    series = series_of(shared, rows)
+    context = series_context(shared, item, series.freq)
+    work = _Work(shared, item, series, context)
+    how = shared.series
+    origins = forecasting.cutoffs(series, how.h, how.windows, work.least)
+    trainer, fitted = work.fitted(series) if not item.get("fitted") else (work.trainer_for(series), None)
+    data = champion_bytes(item["fitted"]) if item.get("fitted") else trainer.save(fitted)
+    if not isinstance(data, bytes):
+        raise TrainingError(f"{type(trainer).__name__}.save answered {type(data).__name__}; bytes are needed")
+    # The loaded object is served, so it is the one that is asked.
+    frame = ahead(trainer, trainer.load(data), series.freq, series.last, how.h, how.level)
+    measured, losses, values = _measured(work, origins)
+    place = packer.put(data)
+    last = series.freq.texts(np.array([series.last]))[0]
+    signature = {
+        "target": shared.spec.target,
+        "features": [],
+        "task": "regression",
+        "types": {},
+        "function": None,
+        "until": None,
+        "seed": context.seed,
+        "trained": series.values.size,
+        "held": measured["rows"],
+        "libraries": shared.versions,
+        "series": {
+            "freq": series.freq.name,
+            "last": series.last,
+            "as_of": last,
+            "season": work.season,
+            "h": how.h,
+            "level": list(how.level),
+            "fallback": work.why_naive(series.values),
+            "left_out": series.left_out,
+            "origins": series.freq.texts(np.array(origins, dtype=np.int64)) if origins else [],
+        },
+    }
+    stands_in = Custom("evertrain.trainers.naive:NaiveForecaster") if isinstance(trainer, NaiveForecaster) else None
+    return {
+        "state": "fitted",
+        "trainer": stands_in and encode(stands_in),
+        **place,
+        "scores": values,
+        "measured": measured,
+        "losses": packer.losses(losses),
+        "signature": signature,
+        "rows": len(rows),
+        "forecast": {
+            "frame": json.dumps(frame, separators=(",", ":"), allow_nan=False),
+            "backtest": json.dumps({str(one): work.said[one].tolist() for one in origins}, separators=(",", ":")),
+        },
+    }
+
+
+# --- judging ----------------------------------------------------------------------------------------------------
+
+
+def _measured(work: _Work, origins: Sequence[int]) -> tuple[Message, dict[str, Any], Message]:
+    """Return what the gate needs, the loss of each step, and all shown scores."""
+    shared, champion = work.shared, work.item.get("champion")
+    measured: Message = {"score": shared.score, "rows": 0, "has_champion": bool(champion), "unit": gate.STEP}
+    own: Steps = {}
+    for origin in origins:
+        own |= _steps(origin, work.backtested(origin))
+    old, why = _said_by(work, champion) if champion else ({}, None)
+    if champion and not why:
+        issued = champion["signature"]["series"]["last"]
+        if work.series.first <= issued < work.series.last:
+            own |= _steps(issued, work.backtested(issued))
+    both = [step for step in own if step in old]
+    steps = both or list(own)
+    values: Message = {}
+    losses: dict[str, Any] = {}
+    if champion and not both:
+        measured["incomparable"] = why or "no period has been forecast by both"
+    if steps:
+        actual = np.array([work.series.values[period - work.series.first] for _, period in steps])
+        known = np.isfinite(actual)  # of a period without rows nobody can be right or wrong
+        steps, actual = [step for step, one in zip(steps, known, strict=True) if one], actual[known]
+    if not steps:
+        return measured, losses, values
+    scale = _scale(work)
+    told = {"challenger": own, "baseline": _baseline(work, steps), **({"champion": old} if both else {})}
+    for name, values_of in told.items():
+        predicted = np.array([values_of[step] for step in steps])
+        found = {one: scores.compute(one, actual, predicted, scale=scale) for one in shared.shown}
+        values[name] = {one: value if math.isfinite(value) else None for one, value in found.items()}
+        losses[name] = scores.losses(shared.score, actual, predicted)
+        measured[name] = values[name][shared.score]
+    measured["rows"] = len(steps)
+    values.pop("baseline")
+    return measured, losses, values
+
+
+def _steps(origin: int, values: Sequence[float] | np.ndarray[Any, Any]) -> Steps:
+    return {(origin, origin + 1 + place): float(value) for place, value in enumerate(values)}
+
+
+def _said_by(work: _Work, champion: Message) -> tuple[Steps, str | None]:
+    """Return what the champion said of periods whose actual values are known, and why not, where it said nothing.
+
+    What it really issued, and its backtest of when it was fitted.
+    """
+    signature = champion["signature"]
+    series = signature.get("series")
+    if series is None:
+        return {}, "the champion is no forecaster"
+    if signature["target"] != work.shared.spec.target:
+        return {}, f"the champion forecasts {signature['target']}"
+    if series["freq"] != work.series.freq.name:
+        return {}, f"the champion's periods are {series['freq']}"
+    backtest = json.loads(champion["forecast"]["backtest"])
+    found: Steps = {}
+    for origin, values in {int(one): values for one, values in backtest.items()}.items():
+        found |= _steps(origin, values)
+    found |= _steps(series["last"], json.loads(champion["forecast"]["frame"])["mean"])
+    return {step: value for step, value in found.items() if work.series.first <= step[1] <= work.series.last}, None
+
+
+def _baseline(work: _Work, steps: Sequence[tuple[int, int]]) -> Steps:
+    found: Steps = {}
+    for origin in dict.fromkeys(origin for origin, _ in steps):
+        values = work.series.upto(origin).values
+        if values.size and np.isfinite(values).any():
+            h = max(period - origin for one, period in steps if one == origin)
+            found |= _steps(origin, forecasting.naive(values, work.season, h, ())["mean"])
+    return {step: found.get(step, math.nan) for step in steps}
+
+
+def _scale(work: _Work) -> float | None:
+    """Return the error of the naive forecast inside the series, which mase is counted in."""
+    if "mase" not in work.shared.shown:
+        return None
+    found = scores.naive_error(work.series.values, work.season)
+    return found if math.isfinite(found) and found > 0 else None
+
+
+def issued_score(shared: Setting, rows: Rows, champion: Message, name: str, min_rows: int) -> Message:
+    """Return how a champion's own forecast did on the periods that have ended since, and how many those are."""
+    series, told = series_of(shared, inside_window(shared, rows)), champion["signature"]["series"]
+    if told["freq"] != series.freq.name:
+        return {"rows": 0, "value": None}
+    said = np.array(json.loads(champion["forecast"]["frame"])["mean"])
+    first = told["last"] + 1 - series.first
+    actual = series.values[max(first, 0) : first + said.size] if first + said.size > 0 else np.empty(0)
+    known = np.isfinite(actual)
+    number = int(known.sum())
+    if number < min_rows or first < 0:
+        return {"rows": number, "value": None}
+    scale = scores.naive_error(series.values[:first], told["season"])
+    value = scores.compute(name, actual[known], said[: actual.size][known], scale=scale if scale > 0 else None)
+    return {"rows": number, "value": value if math.isfinite(value) else None}

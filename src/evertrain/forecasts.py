@@ -1,0 +1,284 @@
+"""Forecasts: reading what is stored with the champions, so that an answer is there at once and always.
+
+A champion and its forecast are read in one statement, and a promotion replaces both in one transaction: a reader gets
+the old or the new, never none and never a mixture. A partition without a champion is answered by its nearest rollup.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from evertrain import registry
+from evertrain.artifacts import Artifacts
+from evertrain.clock import from_text
+from evertrain.errors import ConfigError, NoModelYet, NotFound, TrainingError
+from evertrain.forecasting import parse_freq
+from evertrain.partitions import KeyText, closure, decode, encode, fallbacks, label
+from evertrain.specs import ForecastTrainer, ModelSpec, decode_trainer
+from evertrain.store import models
+from evertrain.store.connect import Record, Store
+from evertrain.trainers.make import make
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_LOOK_S = 0.25
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A forecast, and everything one must know to trust it.
+
+    Attributes:
+        partition: name of what was asked for.
+        answered_by: name of what answered; another where that has no model of its own.
+        version: that answered; empty for a temporary forecast, which belongs to no version.
+        ds: label of each period, ISO text.
+        mean: one value for each period.
+        intervals: "lo-80", "hi-80", … by name, one value for each period; None where nothing is known.
+        freq: length of a period, as pandas writes it.
+        as_of: label of the last period whose rows were used.
+        trained_at: when the model was fitted.
+        stale: how many whole periods have ended since the last one whose rows were used.
+        behind: whether rows changed since; a training is due or under way.
+        fallback: why another than the partition's own model, or the naive forecast, answered; None where none did.
+        temporary: made for this question alone, of the rows that `partition` names.
+        note: what else a reader should know, such as how rollups were reconciled.
+    """
+
+    model: str
+    partition: str
+    answered_by: str
+    version: str
+    ds: list[str]
+    mean: list[float]
+    intervals: dict[str, list[float | None]]
+    freq: str
+    as_of: str
+    trained_at: datetime
+    stale: int = 0
+    behind: bool = False
+    fallback: str | None = None
+    temporary: bool = False
+    note: str | None = None
+    epoch: int = field(default=0, compare=False)
+
+    @property
+    def level(self) -> list[int]:
+        """The intervals, in per cent."""
+        return sorted(int(name.removeprefix("lo-")) for name in self.intervals if name.startswith("lo-"))
+
+    def frame(self) -> pd.DataFrame:
+        """Return a frame with `unique_id`, `ds`, `mean`, `lo-80`, `hi-80`, as forecasting libraries write it."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"unique_id": self.partition, "ds": pd.to_datetime(self.ds), "mean": self.mean}
+        return pd.DataFrame(columns | self.intervals)
+
+    def plain(self) -> dict[str, Any]:
+        """Return everything as plain JSON values."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("intervals", "epoch")}
+        return {**own, "trained_at": self.trained_at.isoformat(), **self.intervals}
+
+    def only(self, h: int, level: Sequence[int]) -> Forecast:
+        """Return the first periods and some of the intervals."""
+        names = [f"{side}-{one}" for one in level for side in ("lo", "hi")]
+        return replace(
+            self, ds=self.ds[:h], mean=self.mean[:h], intervals={name: self.intervals[name][:h] for name in names}
+        )
+
+
+class Forecasts:
+    """Reads the forecasts of one model; thread-safe, and light: neither the trainer's libraries nor its code."""
+
+    def __init__(self, store: Store, artifacts: Artifacts, model: str, inline: Mapping[str, Any] | None = None) -> None:
+        self.store, self.artifacts, self.model, self.inline = store, artifacts, model, dict(inline or {})
+        self._looked = -1e9
+        self._found: models.Model | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The declaration, looked up at most a few times a second."""
+        return self._current().spec
+
+    def _current(self) -> models.Model:
+        if self._found is None or time.monotonic() - self._looked >= _LOOK_S:
+            with self.store.read() as tx:
+                self._found = models.by_name(tx, self.model)
+            self._looked = time.monotonic()
+            if self._found.spec.series is None:
+                raise ConfigError(
+                    f"{self.model}.series",
+                    None,
+                    "a forecasting model, declared with series=Series(h=…); this one predicts",
+                )
+        return self._found
+
+    def read(
+        self, partition: Mapping[str, Any] | None = None, h: int | None = None, level: Sequence[int] | None = None
+    ) -> Forecast:
+        """Return the forecast of a partition or rollup.
+
+        Args:
+            partition: values by dimension; some of them name a rollup, none the one above all.
+            h: periods ahead; by default those that the model declares, beyond which the model is asked anew.
+            level: intervals in per cent, likewise.
+
+        Raises:
+            NoModelYet: nothing was trained yet; says how far the first training is.
+            NotFound: a name is no dimension.
+        """
+        found = self._current()
+        spec, series = found.spec, found.spec.series
+        assert series is not None
+        key = key_of(spec, partition or {})
+        wanted = [key, *fallbacks(decode(key), spec.dimensions, spec.levels)]
+        with self.store.read() as tx:
+            rows, now = registry.served_forecasts(tx, self.model, wanted), tx.now
+            answering = next((one for one in wanted if one in rows), None)
+            if answering is None:
+                raise NoModelYet(registry.no_model_yet(tx, found.id, spec, key))
+            if series.reconcile == "bottom_up" and not rows[answering].leaf:
+                leaves = leaves_below(registry.leaf_forecasts(tx, self.model), answering)
+            else:
+                leaves = []
+        row = rows[answering]
+        answer = _answer(spec, key, answering, row, now)
+        h, levels = h or series.h, series.level if level is None else tuple(level)
+        if h > len(answer.ds) or not set(levels) <= set(answer.level):
+            answer = self._asked_anew(answer, row.fit, max(h, len(answer.ds)), levels)
+        answer = answer.only(h, levels)
+        return summed(answer, leaves) if leaves else answer
+
+    def _asked_anew(self, answer: Forecast, number: int, h: int, level: Sequence[int]) -> Forecast:
+        """Return the same champion's forecast of more periods, or with other intervals, than are stored."""
+        from evertrain.trainers.ahead import ahead
+
+        with self.store.read() as tx:
+            fit = registry.fits(tx, [number])[number]
+        trainer = cast("ForecastTrainer", make(decode_trainer(fit.trainer), Path(tempfile.gettempdir()), self.inline))
+        data = self.artifacts.read(fit.place)
+        try:
+            series = fit.signature["series"]
+            freq = parse_freq(series["freq"])
+            found = ahead(trainer, trainer.load(data), freq, series["last"], h, level)
+        except TrainingError as error:
+            raise TrainingError(f"{answer.version} cannot forecast {h} periods: {error}") from error
+        return replace(answer, ds=found.pop("ds"), mean=found.pop("mean"), intervals=found)
+
+    def coherence(self) -> list[Coherence]:
+        """Return how far the partitions' forecasts add up to each rollup's own, largest gap first."""
+        found = self._current()
+        with self.store.read() as tx:
+            leaves = registry.leaf_forecasts(tx, self.model)
+            keys = closure([KeyText(row.key) for row in leaves], found.spec.dimensions, found.spec.levels)
+            above = [key for key in keys if len(decode(key)) < len(found.spec.dimensions)]
+            rows = registry.served_forecasts(tx, self.model, above)
+        gaps = [_coherence(found.spec, key, rows[key], leaves_below(leaves, key)) for key in above if key in rows]
+        return sorted(gaps, key=lambda one: -abs(one.percent or 0))
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """How far the forecasts of the partitions below a rollup add up to its own, over the periods that all have.
+
+    Attributes:
+        percent: how much more (or less) the sum is than the rollup's own forecast; None where that is zero.
+    """
+
+    partition: str
+    leaves: int
+    periods: int
+    total: float
+    own: float
+
+    @property
+    def percent(self) -> float | None:
+        return 100 * (self.total / self.own - 1) if self.own else None
+
+
+def stale_periods(series: Mapping[str, Any], now: datetime) -> int:
+    """Return how many whole periods have ended since the last one that a fit has seen."""
+    current = parse_freq(series["freq"]).period(np.array([now.replace(tzinfo=None)], dtype="datetime64[us]"))
+    return max(0, int(current[0]) - 1 - int(series["last"]))
+
+
+def key_of(spec: ModelSpec, partition: Mapping[str, Any]) -> KeyText:
+    """Return the key that a person named.
+
+    Raises:
+        NotFound: a name is no dimension of the model.
+    """
+    try:
+        return encode(partition, spec.dimensions)
+    except ValueError as error:
+        raise NotFound(f"{spec.name}: {error}") from None
+
+
+def _name(spec: ModelSpec, key: KeyText) -> str:
+    return label(decode(key), spec.dimensions, spec.overall) if spec.partition_by else spec.name
+
+
+def _answer(spec: ModelSpec, key: KeyText, answering: KeyText, row: Record, now: datetime) -> Forecast:
+    frame, series = json.loads(row.frame), json.loads(row.signature)["series"]
+    fallback = series["fallback"] and f"the naive forecast: {series['fallback']}"
+    if answering != key:
+        fallback = f"{_name(spec, key)} has no model of its own; {_name(spec, answering)} answers"
+    return Forecast(
+        spec.name,
+        _name(spec, key),
+        _name(spec, answering),
+        f"{row.major}.{row.minor}.{row.patch}",
+        frame.pop("ds"),
+        frame.pop("mean"),
+        frame,
+        series["freq"],
+        series["as_of"],
+        from_text(row.trained_at),
+        stale_periods(series, now),
+        bool(row.behind),
+        fallback,
+        epoch=row.epoch,
+    )
+
+
+# --- rollups and their partitions -------------------------------------------------------------------------------
+
+
+def leaves_below(leaves: Sequence[Record], key: KeyText) -> list[dict[str, Any]]:
+    """Return the forecasts of the partitions below a rollup, by period."""
+    kept = decode(key).items()
+    return [json.loads(one.frame) for one in leaves if kept <= decode(one.key).items()]
+
+
+def summed(answer: Forecast, leaves: Sequence[Mapping[str, Any]]) -> Forecast:
+    """Return a rollup's forecast as the sum of its partitions', with its own intervals moved onto the sum."""
+    by_period = [dict(zip(one["ds"], one["mean"], strict=True)) for one in leaves]
+    lacking = [one for one in by_period if any(ds not in one for ds in answer.ds)]
+    if lacking:
+        said = f"not the sum of its partitions: {len(lacking)} of {len(leaves)} have no forecast of all these periods"
+        return replace(answer, note=said)
+    mean = [sum(one[ds] for one in by_period) for ds in answer.ds]
+    moved = {
+        name: [None if v is None else v + new - old for v, new, old in zip(values, mean, answer.mean, strict=True)]
+        for name, values in answer.intervals.items()
+    }
+    return replace(answer, mean=mean, intervals=moved, note=f"the sum of {len(leaves)} partitions")
+
+
+def _coherence(spec: ModelSpec, key: KeyText, row: Record, leaves: Sequence[Mapping[str, Any]]) -> Coherence:
+    own = json.loads(row.frame)
+    own_by = dict(zip(own["ds"], own["mean"], strict=True))
+    by_period = [dict(zip(one["ds"], one["mean"], strict=True)) for one in leaves]
+    shared = [ds for ds in own_by if all(ds in one for one in by_period)]
+    total = sum(one[ds] for one in by_period for ds in shared)
+    return Coherence(_name(spec, key), len(leaves), len(shared), total, sum(own_by[ds] for ds in shared))
