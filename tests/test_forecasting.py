@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,12 @@ from evertrain.errors import ConfigError, DataError
 from evertrain.forecasting import NoData, cutoffs, infer_freq, naive, parse_freq, regular
 from evertrain.specs import Series
 
-LATE = datetime(2100, 1, 1)
+
+def at(*parts):
+    return datetime(*parts, tzinfo=UTC)
+
+
+LATE = at(2100, 1, 1)
 DAYS = ["D", "W-SUN", "W-MON", "W-WED", "MS", "ME", "QS", "QE", "QS-FEB", "QE-NOV", "YS", "YE", "YS-APR", "YE-MAR"]
 SHORT = ["s", "min", "15min", "h", "2h"]
 
@@ -52,10 +57,10 @@ def test_short_periods_are_those_of_pandas(name):
     assert found.values.tolist() == expected.tolist()
 
 
-@given(st.sampled_from([*DAYS, *SHORT, "B"]), st.datetimes(datetime(1690, 1, 1), datetime(2250, 1, 1)))
-def test_the_label_of_a_period_lies_in_it_and_the_next_begins_where_it_ends(name, moment):
+@given(st.sampled_from([*DAYS, *SHORT, "B"]), st.dates(date(1690, 1, 1), date(2250, 1, 1)), st.times())
+def test_the_label_of_a_period_lies_in_it_and_the_next_begins_where_it_ends(name, day, time):
     freq = parse_freq(name)
-    one = freq.period(np.array([moment], dtype="datetime64[us]"))
+    one = freq.period(np.array([datetime.combine(day, time)], dtype="datetime64[us]"))
     assert freq.period(freq.label(one)) == one
     assert freq.period(freq.start(one)) == one
     assert freq.period(freq.start(one + 1)) == one + 1
@@ -122,23 +127,23 @@ def test_rows_of_one_period_become_one_value(aggregate, expected):
 
 
 def test_the_period_that_has_not_ended_counts_only_where_it_is_said_to():
-    texts, now = ["2026-01-30", "2026-02-01", "2026-03-01"], datetime(2026, 2, 28, 23, 59)
+    texts, now = ["2026-01-30", "2026-02-01", "2026-03-01"], at(2026, 2, 28, 23, 59)
     assert series(texts, [1, 2, 4], "MS", now=now).values.tolist() == [1]
     assert series(texts, [1, 2, 4], "MS", now=now).left_out == 2
     assert series(texts, [1, 2, 4], "MS", now=now, unfinished=True).values.tolist() == [1, 2]
-    assert series(texts, [1, 2, 4], "MS", now=datetime(2026, 3, 1)).values.tolist() == [1, 2]
+    assert series(texts, [1, 2, 4], "MS", now=at(2026, 3, 1)).values.tolist() == [1, 2]
 
 
 def test_a_partition_that_fell_silent_has_gaps_up_to_the_newest_row_of_the_model():
-    found = series(["2026-01-01", "2026-01-02"], [1, 2], latest=datetime(2026, 1, 4))
+    found = series(["2026-01-01", "2026-01-02"], [1, 2], latest=at(2026, 1, 4))
     assert found.values.tolist() == [1, 2, 0, 0]
-    early = series(["2026-01-01", "2026-01-02"], [1, 2], latest=datetime(2026, 1, 4), now=datetime(2026, 1, 4, 12))
+    early = series(["2026-01-01", "2026-01-02"], [1, 2], latest=at(2026, 1, 4), now=at(2026, 1, 4, 12))
     assert early.values.tolist() == [1, 2, 0]
 
 
 def test_a_slip_of_a_date_is_named_and_fills_no_memory():
     with pytest.raises(DataError, match="9999-12-31T00:00:00; allowed: 1680 to 2259"):
-        series(["2026-01-01", "9999-12-31"], [1, 2], now=datetime(9999, 12, 31))
+        series(["2026-01-01", "9999-12-31"], [1, 2], now=at(9999, 12, 31))
     with pytest.raises(DataError, match=r"from 1926-01-01.* are 876601 periods of h; allowed: 200000"):
         series(["1926-01-01", "2026-01-01"], [1, 2], "h")
 
@@ -147,7 +152,7 @@ def test_rows_without_time_or_value_are_no_rows():
     with pytest.raises(NoData, match="no data: no rows"):
         regular(instants("NaT", "2026-01-01"), np.array([1, np.nan]), Series(3, "D"), parse_freq("D"), now=LATE)
     with pytest.raises(NoData, match="all in a period that has not ended"):
-        series(["2026-01-05"], [1], now=datetime(2026, 1, 5))
+        series(["2026-01-05"], [1], now=at(2026, 1, 5))
 
 
 @given(st.integers(1, 12), st.integers(0, 4), st.integers(1, 80), st.integers(-1000, 1000), st.integers(1, 10))

@@ -104,7 +104,8 @@ def single(make, clock, values, *, freq="D", days=True, **options):
     return project, dataset
 
 
-def daily(values, last=NOW.date() - timedelta(days=1)):
+def daily(values, last=None):
+    last = last or NOW.date() - timedelta(days=1)
     days = [last - timedelta(days=len(values) - 1 - i) for i in range(len(values))]
     return pl.DataFrame(
         {"date": days, "sales": [None if v is None else float(v) for v in values]},
@@ -386,7 +387,7 @@ def test_declarations_that_cannot_work_are_refused_with_what_would(make, folder)
     project.source("dated", CsvFile("rows.csv", time="day"))
     with pytest.raises(ConfigError, match=r"kg.series.freq is 'monthly'; allowed: a frequency as pandas writes it"):
         project.model("kg", "dated", target="kg", series=Series(6, "monthly"), trainer=Custom("toys:Repeat"))
-    with pytest.raises(ConfigError, match="features is .*; allowed: none for a forecasting model"):
+    with pytest.raises(ConfigError, match=r"features is .*; allowed: none for a forecasting model"):
         project.model("kg", "dated", target="kg", series=Series(6), features=["x"], trainer=Custom("toys:Repeat"))
     with pytest.raises(ConfigError, match="a score of a regression"):
         project.model("kg", "dated", target="kg", series=Series(6), scores=["accuracy"], trainer=Custom("toys:Repeat"))

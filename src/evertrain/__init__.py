@@ -24,6 +24,9 @@ _PLACES = {
         "on_environment_change", "on_score_drop", "sql_table", "weekly",
     ],
     "evertrain.config": ["Settings"],
+    "evertrain.trainers.lags": ["SklearnForecaster"],
+    "evertrain.trainers.prophet": ["ProphetForecaster"],
+    "evertrain.trainers.statsforecast": ["Forecaster"],
     "evertrain.errors": [
         "ArtifactError", "ConfigError", "Conflict", "DataError", "EvertrainError", "NoModelYet", "NotFound", "Retryable",
         "StoreError", "TrainingError", "UnknownName",
@@ -69,6 +72,9 @@ if TYPE_CHECKING:
     from evertrain.specs import on_score_drop as on_score_drop
     from evertrain.specs import sql_table as sql_table
     from evertrain.specs import weekly as weekly
+    from evertrain.trainers.lags import SklearnForecaster as SklearnForecaster
+    from evertrain.trainers.prophet import ProphetForecaster as ProphetForecaster
+    from evertrain.trainers.statsforecast import Forecaster as Forecaster
 
 
 def __getattr__(name: str) -> Any:

@@ -41,6 +41,8 @@ class Settings:
         child_items: items after which a child is replaced.
         child_mb: memory after an item, in MB, at which a child is replaced.
         child_idle_s: seconds without work after which a child is ended, and its memory given back.
+        temporary_s: seconds that a forecast of filtered rows may take, and that another waits for it.
+        temporary_rows: rows without which no forecast of filtered rows is made.
     """
 
     children: int = 0
@@ -55,6 +57,8 @@ class Settings:
     child_items: int = 5000
     child_mb: float = 1500.0
     child_idle_s: float = 60.0
+    temporary_s: float = 120.0
+    temporary_rows: int = 10
 
     def __post_init__(self) -> None:
         for one in fields(self):

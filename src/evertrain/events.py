@@ -48,6 +48,7 @@ class Kind(StrEnum):
     ITEMS_RELEASED = "items.released"  # items were given back unharmed
     ITEMS_REAPED = "items.reaped"  # a worker died or lost its lease; its items were taken back
     FORECAST_FALLBACK = "forecast.fallback"  # series got the naive forecast in the place of their trainer's
+    FORECAST_TEMPORARY = "forecast.temporary"  # a forecast of filtered rows was made for one question
     ITEM_PROGRESS = "item.progress"  # how far a long training is
     CHAMPION_ROLLED_BACK = "champion.rolled_back"  # an earlier fit serves again
     CHAMPION_ADOPTED = "champion.adopted"  # an existing model file became a champion
@@ -132,6 +133,7 @@ _SENTENCES: dict[Kind, str] = {
     Kind.ITEMS_RELEASED: "items {items} given back unharmed",
     Kind.ITEMS_REAPED: "items {items} taken back from {owner}, which is gone",
     Kind.FORECAST_FALLBACK: "the naive forecast stands in for {count} series, such as {example}: {why}",
+    Kind.FORECAST_TEMPORARY: "a forecast of {rows} rows where {where} was made for {actor} in {seconds} s",
     Kind.ITEM_PROGRESS: "item {item}: {text}",
     Kind.CHAMPION_ROLLED_BACK: "rolled back to {to} by {actor}: {why}",
     Kind.CHAMPION_ADOPTED: "{version} adopted",

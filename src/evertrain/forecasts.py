@@ -124,7 +124,12 @@ class Forecasts:
         return self._found
 
     def read(
-        self, partition: Mapping[str, Any] | None = None, h: int | None = None, level: Sequence[int] | None = None
+        self,
+        partition: Mapping[str, Any] | None = None,
+        h: int | None = None,
+        level: Sequence[int] | None = None,
+        *,
+        exactly: bool = False,
     ) -> Forecast:
         """Return the forecast of a partition or rollup.
 
@@ -132,6 +137,7 @@ class Forecasts:
             partition: values by dimension; some of them name a rollup, none the one above all.
             h: periods ahead; by default those that the model declares, beyond which the model is asked anew.
             level: intervals in per cent, likewise.
+            exactly: no rollup may answer in the place of what was asked for.
 
         Raises:
             NoModelYet: nothing was trained yet; says how far the first training is.
@@ -141,7 +147,7 @@ class Forecasts:
         spec, series = found.spec, found.spec.series
         assert series is not None
         key = key_of(spec, partition or {})
-        wanted = [key, *fallbacks(decode(key), spec.dimensions, spec.levels)]
+        wanted = [key] if exactly else [key, *fallbacks(decode(key), spec.dimensions, spec.levels)]
         with self.store.read() as tx:
             rows, now = registry.served_forecasts(tx, self.model, wanted), tx.now
             answering = next((one for one in wanted if one in rows), None)

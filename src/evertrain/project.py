@@ -19,6 +19,7 @@ from evertrain import triggers as rules
 from evertrain.clock import Clock
 from evertrain.config import Settings
 from evertrain.control import ask, back, data, tell
+from evertrain.control.forecast import filtered
 from evertrain.control.opened import Opened, apply, open_project
 from evertrain.control.work import Outcome, run_to_end
 from evertrain.datasets import Batch
@@ -356,19 +357,27 @@ class Project:
         h: int | None = None,
         level: Sequence[int] | None = None,
         partition: Mapping[str, Any] | None = None,
+        where: Mapping[str, Any] | None = None,
     ) -> Forecast:
-        """Return the forecast of a partition or rollup of a forecasting model.
+        """Return the forecast of a partition or rollup of a forecasting model, or of rows that have some values.
 
         Args:
             h: periods ahead; by default those that the model declares.
             level: intervals in per cent, likewise.
             partition: values by column. All dimensions name a partition, some of them a rollup, none the whole; a
                 partition without a model is answered by its nearest rollup, labelled.
+            where: a value, or a list of them, by any column of the source. Where that is no partition or rollup, a
+                forecaster is fitted on these rows for this question alone, and says so.
 
         Raises:
             NoModelYet: nothing was trained yet; says how far the first training is.
         """
-        return self.forecasts(model).read(partition, h, level)
+        if where is None:
+            return self.forecasts(model).read(partition, h, level)
+        if partition is not None:
+            raise ConfigError("forecast", "partition and where", "one of them")
+        self.forecasts(model)  # an unknown model is named as such
+        return filtered(self.opened, model, where, h, level)
 
     def trigger(self, model: str, partition: Keys | None = None, *, force: bool = False, wait: bool = True) -> Outcome:
         """Train now, of named partitions and the rollups above them or of all, and return what became of it.

@@ -57,9 +57,10 @@ class Opened:
 
     def supervisor(self) -> Supervisor:
         """Return hands for this process: children, or this very process where the project says so."""
-        return Supervisor(self.store, self.home, self.settings, self._executor())
+        return Supervisor(self.store, self.home, self.settings, self.executor())
 
-    def _executor(self) -> Executor:
+    def executor(self) -> Executor:
+        """Return what places work: local children, or this very process where the project says so."""
         if self.project().executor == "inline":
             return InProcess(self.inline)
         settings = self.settings

@@ -9,23 +9,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import polars as pl
 
 from evertrain import forecasting, gate, scores
 from evertrain.errors import DataError, TrainingError
 from evertrain.executors.jobs import Message
-from evertrain.executors.packs import Packer
-from evertrain.executors.rows import Rows
-from evertrain.executors.training import Fitting, Insufficient, Setting, champion_bytes, inside_window, seed_of
+from evertrain.executors.packs import Emit, Packer
+from evertrain.executors.rows import Rows, framed, parts
+from evertrain.executors.training import Fitting, Insufficient, Setting, champion_bytes, inside_window, seed_of, setting
 from evertrain.forecasting import Freq, Regular
 from evertrain.partitions import decode
-from evertrain.specs import Custom, ForecastTrainer, encode
+from evertrain.partitions import encode as encode_key
+from evertrain.sources import read
+from evertrain.sources.extract import Reading, extract, rows_of
+from evertrain.sources.table import Table
+from evertrain.specs import Custom, ForecastTrainer, decode_model, decode_source, encode
 from evertrain.trainers.ahead import ahead, checked
 from evertrain.trainers.naive import NaiveForecaster
 
@@ -84,7 +93,7 @@ class _Work:
     def fitted(self, upto: Regular) -> tuple[ForecastTrainer, Any]:
         """Return the trainer and what it made of a series: the model's own, or the naive one."""
         trainer = self.trainer_for(upto)
-        return trainer, trainer.fit(framed(upto), self.context)
+        return trainer, trainer.fit(frame_of(upto), self.context)
 
     def trainer_for(self, upto: Regular) -> ForecastTrainer:
         naive: ForecastTrainer = NaiveForecaster()
@@ -143,7 +152,7 @@ def series_of(shared: Setting, rows: Rows) -> Regular:
         raise Insufficient(str(error)) from None
 
 
-def framed(series: Regular) -> pd.DataFrame:
+def frame_of(series: Regular) -> pd.DataFrame:
     """Return a series as trainers get it, in a frame that its owner may change."""
     import pandas as pd
 
@@ -293,6 +302,52 @@ def _scale(work: _Work) -> float | None:
         return None
     found = scores.naive_error(work.series.values, work.season)
     return found if math.isfinite(found) and found > 0 else None
+
+
+def temporary(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) -> None:
+    """Fit the rows that a question filters, and answer their forecast; nothing is stored."""
+    started, scratch = time.monotonic(), Path(task["scratch"])
+    spec = decode_model(task["model"])
+    if "copied" in task:
+        copied = Path(task["copied"])
+        with closing(sqlite3.connect(copied)) as database:
+            frame = framed(task["columns"], database.execute("SELECT * FROM rows").fetchall())
+    else:
+        frame = _where(read.read(decode_source(task["source"]), Path(task["root"])).frame, task["where"])
+    if frame.height < task["floor"]:
+        raise DataError(
+            f"{frame.height} rows have {task['said']}; a forecast of their own needs {task['floor']}. Ask for a partition"
+            " or a rollup instead"
+        )
+    reading = Reading(spec.name, spec.target, (), (), tuple(task["key"]), task["time"])
+    made = extract(Table(frame), reading, scratch / "rows.arrow")
+    shared = setting({**task, "extract": made.path, "columns": made.columns}, emit, inline, copied=False)
+    item: Message = {"id": 0, "key": "{}", "input": task["said"], "start": None, "rows": None, "leaf": False}
+    ((_, rows),) = parts(shared.extract, shared.columns, shared.time, [item])
+    try:
+        series = series_of(shared, inside_window(shared, rows))
+    except Insufficient as error:
+        raise DataError(f"rows where {task['said']}: {error}") from None
+    work = _Work(shared, item, series, series_context(shared, item, series.freq))
+    trainer, fitted = work.fitted(series)
+    emit(
+        {
+            "type": "answer",
+            "frame": ahead(trainer, fitted, series.freq, series.last, task["h"], task["level"]),
+            "as_of": series.freq.texts(np.array([series.last]))[0],
+            "fallback": work.why_naive(series.values),
+            "rows": len(rows),
+            "seconds": round(time.monotonic() - started, 3),
+        }
+    )
+
+
+def _where(frame: pl.DataFrame, where: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
+    """Return the rows that have one of the values in each column."""
+    for name, values in where.items():
+        keys = [encode_key({name: one}, [name]) for one in values]
+        frame = pl.concat([rows_of(frame, key, None, None) for key in dict.fromkeys(keys)])
+    return frame
 
 
 def issued_score(shared: Setting, rows: Rows, champion: Message, name: str, min_rows: int) -> Message:

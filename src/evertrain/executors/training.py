@@ -111,11 +111,15 @@ class Setting:
         return list(dict.fromkeys([self.spec.gate.score or declared[0], *declared]))
 
 
-def setting(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) -> Setting:
-    """Return the setting of a task as the supervisor sent it."""
+def setting(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None, *, copied: bool = True) -> Setting:
+    """Return the setting of a task as the supervisor sent it.
+
+    Args:
+        copied: whether rows copied out of a dataset are still to be unpacked.
+    """
     spec, scratch = decode_model(task["model"]), Path(task["scratch"])
     columns, extract = task["columns"], task.get("extract", "")
-    if "copied" in task:
+    if copied := copied and "copied" in task:
         columns, extract = unpacked(task, spec)
     trainer = make(spec.trainer, scratch, inline)
     check(spec, trainer)
@@ -133,7 +137,7 @@ def setting(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) 
         datetime.fromisoformat(task["now"]),
         emit,
         inline or {},
-        "copied" in task,
+        copied,
         task.get("series") or {},
     )
 

@@ -64,6 +64,8 @@ def check(model: ModelSpec, trainer: object) -> None:
 
 def family(spec: TrainerSpec) -> str:
     """Return which children may fit it: those that have its libraries in memory already."""
+    if isinstance(spec, Custom) and spec.path.startswith("evertrain"):
+        return spec.path  # each of ours stands on a library of its own
     if isinstance(spec, Custom | Estimator):
         return spec.path.partition(":")[0].partition(".")[0]
     return spec.kind
