@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from evertrain.errors import ArtifactError, ConfigError, DataError
 from evertrain.trainers import lags, series, statsforecast
 from evertrain.trainers.describe import build, describe
 from evertrain.trainers.lags import SklearnForecaster
+from evertrain.trainers.prophet import ProphetForecaster
 from evertrain.trainers.statsforecast import Forecaster
 
 TRAINERS: dict[str, Callable[[], Any]] = {
@@ -31,9 +34,11 @@ TRAINERS: dict[str, Callable[[], Any]] = {
     "Ridge": lambda: SklearnForecaster(Ridge()),
     "RandomForest": lambda: SklearnForecaster(RandomForestRegressor(10), calendar=False),
     "SGD": lambda: SklearnForecaster(SGDRegressor(), lags=[1, 2, 12], difference=True),
+    "Prophet": lambda: ProphetForecaster("PH", n_changepoints=10),
 }
 NEEDS = {name: "statsforecast" for name, make in TRAINERS.items() if isinstance(make(), Forecaster)}
-FOLLOW_TREND_AND_SEASON = ["AutoETS", "AutoARIMA", "MSTL", "Ridge", "SGD", "RandomForest"]
+NEEDS["Prophet"] = "prophet"
+FOLLOW_TREND_AND_SEASON = ["Prophet", "AutoETS", "AutoARIMA", "MSTL", "Ridge", "SGD", "RandomForest"]
 LEARN_ON = ["AutoETS", "AutoTheta", "AutoARIMA", "MSTL", "SGD"]
 
 
@@ -209,7 +214,7 @@ def test_only_forecasters_that_can_learn_on_say_so() -> None:
 
 
 @pytest.mark.parametrize("freq", ["D", "h", "15min", "W-MON", "ME", "QS", "YS", "B"])
-@pytest.mark.parametrize("name", ["AutoTheta", "Ridge"])
+@pytest.mark.parametrize("name", ["AutoTheta", "Ridge", "Prophet"])
 def test_every_frequency_is_forecast(name: str, freq: str) -> None:
     forecaster, season = trainer(name), {"YS": 1, "QS": 4, "D": 7, "B": 5}.get(freq, 12)
 
@@ -219,7 +224,7 @@ def test_every_frequency_is_forecast(name: str, freq: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"{}", b"\x80\x05N.", series.pack({"model": "AutoETS"})[:-40]])
-@pytest.mark.parametrize("name", ["AutoETS", "Ridge"])
+@pytest.mark.parametrize("name", ["AutoETS", "Ridge", "Prophet"])
 def test_bytes_that_are_no_forecaster_are_refused_with_their_digest(name: str, data: bytes) -> None:
     with pytest.raises(ArtifactError, match="no forecaster that can be loaded") as raised:
         TRAINERS[name]().load(data)
@@ -230,7 +235,7 @@ def test_bytes_that_are_no_forecaster_are_refused_with_their_digest(name: str, d
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:
     code = (
         "import sys\n"
-        "import evertrain.trainers.lags, evertrain.trainers.statsforecast\n"
+        "import evertrain.trainers.lags, evertrain.trainers.prophet, evertrain.trainers.statsforecast\n"
         "evertrain.trainers.statsforecast.Forecaster('MSTL', season_length=[7, 30]).least(7)\n"
         "print([m for m in ('statsforecast', 'prophet', 'sklearn', 'skops', 'pandas', 'scipy') if m in sys.modules])"
     )
@@ -278,6 +283,16 @@ def test_intervals_widen_with_the_distance_and_with_fewer_origins() -> None:
     assert found[8] == pytest.approx(found[3] * 1.5)  # the square root of 9 / 4
     few = np.mean([series.half_widths(one[np.newaxis, :].T, 1, 80)[0] for one in errors[:, 0].reshape(20, 5)])
     assert few > 1.2 * found[0]
+
+
+def test_an_interval_that_misses_the_mean_or_a_narrower_one_is_widened() -> None:
+    found = series.nested("x", [1.0, 5.0], {95: ([0.0, 4.5], [2.0, 5.1]), 80: ([1.5, 4.0], [1.7, 5.2])})
+
+    sound(found, 2, (80, 95))
+    assert found["lo-80"].tolist() == [1.0, 4.0]
+    assert found["hi-95"].tolist() == [2.0, 5.2]
+    with pytest.raises(DataError, match="no finite numbers"):
+        series.nested("x", [1.0], {80: ([np.nan], [2.0])})
 
 
 # --- statsforecast ----------------------------------------------------------------------------------------------
@@ -335,6 +350,92 @@ def test_a_parameter_called_model_and_models_as_parameters_are_given_in_params()
     sound(mixed.forecast(fitted, 6, (80,)), 6, (80,))
 
 
+# --- Prophet ----------------------------------------------------------------------------------------------------
+
+
+def test_a_child_leaves_nothing_behind_says_nothing_and_answers_the_same_bits(tmp_path: Path) -> None:
+    pytest.importorskip("prophet")
+    told, y = Told(), SERIES["usual"]
+    forecaster = ProphetForecaster("PH")
+    expected = forecaster.forecast(forecaster.fit(frame(y), told), 3, (80,))
+    code = (
+        "import os, types, numpy, pandas\n"
+        "from evertrain.trainers.prophet import ProphetForecaster\n"
+        f"y = numpy.array({np.asarray(y).tolist()})\n"
+        "told = types.SimpleNamespace(freq='MS', season=12, h=12, level=(80, 95), seed=7)\n"
+        "one = ProphetForecaster('PH')\n"
+        "rows = pandas.DataFrame({'ds': pandas.date_range('2015-01-01', periods=60, freq='MS'), 'y': y})\n"
+        "data = one.save(one.fit(rows, told))\n"
+        "found = one.forecast(one.load(data), 3, (80,))\n"
+        "print(found['mean'].tolist(), found['hi-80'].tolist(), flush=True)\n"
+        "os._exit(0)  # as a child that ends without its farewells\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stderr == ""
+    assert done.stdout.strip() == f"{expected['mean'].tolist()} {expected['hi-80'].tolist()}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_holidays_of_a_country_are_learned() -> None:
+    pytest.importorskip("prophet")
+    rows = frame(np.random.default_rng(1).normal(10, 0.1, 365 * 2), "2023-01-02", "D")
+    rows.loc[rows["ds"].dt.strftime("%m-%d").isin(["12-25", "05-01"]), "y"] += 30
+    told = Told("D", 7)
+
+    def on_labour_day(forecaster: Any) -> float:
+        return float(forecaster.forecast(forecaster.fit(rows.copy(), told), 130, ())["mean"][120])
+
+    assert rows["ds"].iloc[-1] + pd.Timedelta(days=121) == pd.Timestamp("2025-05-01")
+    assert on_labour_day(ProphetForecaster("DE", yearly_seasonality=False)) > 35
+    assert on_labour_day(ProphetForecaster(yearly_seasonality=False)) < 15
+
+
+def test_a_saved_prophet_is_prophets_own_json() -> None:
+    serialize = pytest.importorskip("prophet.serialize")
+    forecaster = ProphetForecaster()
+
+    found = serialize.model_from_json(forecaster.save(forecaster.fit(frame(SERIES["gappy"]), Told())).decode())
+
+    assert found.history["y"].notna().sum() == 41
+
+
+def test_draws_leave_the_generator_of_others_alone() -> None:
+    pytest.importorskip("prophet")
+    forecaster = ProphetForecaster()
+    fitted = forecaster.fit(frame(SERIES["usual"]), Told())
+    np.random.seed(5)
+    expected = np.random.normal(size=3)
+    np.random.seed(5)
+
+    seven, eight = (forecaster.fit(frame(SERIES["usual"]), Told(seed=seed)) for seed in (7, 8))
+
+    assert np.random.normal(size=3).tolist() == expected.tolist()
+    assert equal(forecaster.forecast(seven, 3, (80,)), forecaster.forecast(fitted, 3, (80,)))
+    assert not equal(forecaster.forecast(seven, 3, (80,)), forecaster.forecast(eight, 3, (80,)))
+
+
+def test_what_prophet_cannot_do_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="growth is 'logistic'; allowed: 'linear' or 'flat'"):
+        ProphetForecaster(growth="logistic")
+    with pytest.raises(ConfigError, match="uncertainty_samples is 0"):
+        ProphetForecaster(uncertainty_samples=0)
+    with pytest.raises(ConfigError, match="holidays is 3"):
+        ProphetForecaster(3)  # type: ignore[arg-type]
+    pytest.importorskip("prophet")
+    with pytest.raises(ConfigError, match="holidays is 'Atlantis'; allowed: a country"):
+        ProphetForecaster("Atlantis").fit(frame(SERIES["usual"]), Told())
+    with pytest.raises(ConfigError, match=r"parameters of Prophet.*colour"):
+        ProphetForecaster(colour="red").fit(frame(SERIES["usual"]), Told())
+
+
 # --- regressors -------------------------------------------------------------------------------------------------
 
 
@@ -375,6 +476,26 @@ def test_trees_go_on_with_a_trend_behind_the_values_they_have_seen() -> None:
 
     assert fitted.layout.difference
     assert np.abs(found - (10 + 2.0 * np.arange(60, 80))).mean() < 6
+
+
+def test_no_forecast_runs_away() -> None:
+    forecaster = SklearnForecaster(Ridge(1e-6), lags=[1], rolling=[], difference=False)
+    y = 1.2 ** np.arange(40)
+
+    found = forecaster.forecast(forecaster.fit(frame(y), Told()), 500, ())["mean"]
+
+    assert found.max() < 3 * y.max()
+
+
+def test_learning_on_changes_the_regressor_and_no_copy_of_it() -> None:
+    forecaster = SklearnForecaster(SGDRegressor())
+    fitted = forecaster.fit(frame(SERIES["usual"]), Told())
+    before = fitted.regressor.coef_.copy()
+
+    updated = forecaster.update(fitted, frame([60.0, 61.0], "2020-01-01"), Told())
+
+    assert fitted.regressor.coef_.tolist() == before.tolist()
+    assert updated.regressor.coef_.tolist() != before.tolist()
 
 
 def test_the_calendar_and_lags_are_those_that_the_series_can_tell() -> None:
