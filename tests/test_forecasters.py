@@ -223,13 +223,36 @@ def test_every_frequency_is_forecast(name: str, freq: str) -> None:
     sound(forecaster.forecast(fitted, 9, (80,)), 9, (80,))
 
 
-@pytest.mark.parametrize("data", [b"", b"PK", b"{}", b"\x80\x05N.", series.pack({"model": "AutoETS"})[:-40]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"PK", b"{}", b"\x80\x05N.", series.pack({"model": "AutoETS"}), series.pack({"model": "AutoETS"})[:-40]],
+)
 @pytest.mark.parametrize("name", ["AutoETS", "Ridge", "Prophet"])
 def test_bytes_that_are_no_forecaster_are_refused_with_their_digest(name: str, data: bytes) -> None:
     with pytest.raises(ArtifactError, match="no forecaster that can be loaded") as raised:
         TRAINERS[name]().load(data)
 
     assert len(raised.value.digest) == 64
+
+
+def test_a_file_that_unpacks_too_far_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = series.pack({"y": np.zeros(100_000)})
+    assert series.unpack(data, lambda found: found["y"].size) == 100_000
+    monkeypatch.setattr(series, "_MOST_UNPACKED", 800_000)
+
+    with pytest.raises(ArtifactError, match="would unpack to"):
+        series.unpack(data, lambda found: found)
+
+
+def test_a_saved_model_names_no_class_but_those_of_the_library() -> None:
+    forecaster = Forecaster("Naive")
+    state = {"trend_forecaster": {"$model": "Popen", "state": {}}}
+    data = series.pack(
+        {"model": "Naive", "params": {}, "y": np.ones(20), "state": state, "forward": False, "errors": None}
+    )
+
+    with pytest.raises(ConfigError, match="model is 'Popen'"):
+        forecaster.forecast(forecaster.load(data), 1, ())
 
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:

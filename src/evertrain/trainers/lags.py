@@ -192,9 +192,11 @@ class SklearnForecaster:
     def load(self, data: bytes) -> Fitted:
         from evertrain.trainers.sklearn import load
 
-        found = series.unpack(data)
-        layout, regressor = Layout(**found.pop("layout")), load(found.pop("regressor").tobytes())
-        return Fitted(regressor, layout, **found)
+        def made(found: dict[str, Any]) -> Fitted:
+            layout, regressor = Layout(**found.pop("layout")), load(found.pop("regressor").tobytes())
+            return Fitted(regressor, layout, **found)
+
+        return series.unpack(data, made)
 
     @property
     def _name(self) -> str:

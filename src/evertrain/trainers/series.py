@@ -6,9 +6,10 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
+
+_MOST_UNPACKED = 1 << 30
 
 # Origins that a step of the horizon must have been forecast from before its own errors count.
 _LEAST_ORIGINS = 5
@@ -147,15 +151,21 @@ def pack(tree: Any) -> bytes:
     return out.getvalue()
 
 
-def unpack(data: bytes) -> Any:
-    """Return what `pack` was given, bit for bit.
+def unpack(data: bytes, make: Callable[[Any], T]) -> T:
+    """Return what `make` makes of the tree that `pack` was given; it is the same bit for bit.
 
     Raises:
-        ArtifactError: the bytes are no such file, or damaged.
+        ArtifactError: the bytes are no such file, are damaged, would unpack to more than 1 GB, or `make` fails.
     """
     try:
+        with ZipFile(io.BytesIO(data)) as archive:
+            size = sum(one.file_size for one in archive.infolist())
+        if size > _MOST_UNPACKED:
+            raise ValueError(f"{len(data)} bytes would unpack to {size}, more than the {_MOST_UNPACKED} allowed")
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
-            return _from_json(json.loads(found["tree"].tobytes()), found)
+            return make(_from_json(json.loads(found["tree"].tobytes()), found))
+    except EvertrainError:
+        raise
     except Exception as error:
         text = f"the bytes are no forecaster that can be loaded ({type(error).__name__}: {error})"
         raise ArtifactError(text, digest=hashlib.sha256(data).hexdigest()) from error

@@ -177,8 +177,7 @@ class Forecaster:
         )
 
     def load(self, data: bytes) -> Fitted:
-        found = series.unpack(data)
-        return Fitted(**{**found, "params": _from_plain(found["params"])})
+        return series.unpack(data, lambda found: Fitted(**{**found, "params": _from_plain(found["params"])}))
 
 
 def _told(context: Any) -> tuple[int, int, Sequence[int]]:
