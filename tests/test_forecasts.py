@@ -289,6 +289,8 @@ def test_an_unseen_partition_is_answered_by_its_nearest_rollup_and_says_so(serve
     assert found.fallback == "Banana, Samal has no model of its own; Banana, Overall answers"
     with pytest.raises(NoModelYet, match="no model yet for Mango"):
         project.forecast("kg", partition={"fruit": "Mango", "town": "Samal"})
+    with pytest.raises(NotFound, match="kg forecasts fruit=… and fruit=…, town=…; not everything together"):
+        project.forecast("kg")
     with pytest.raises(NotFound, match="'colour' is no dimension; the dimensions are fruit, town"):
         project.forecast("kg", partition={"colour": "red"})
 

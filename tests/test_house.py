@@ -22,7 +22,7 @@ ROWS = [
     ["sources", "artifacts", "store"],
     ["registry", "trainers", "notify", "observations", "watch", "datasets"],
     ["executors", "serving", "forecasts"],
-    ["control", "loader"],
+    ["control", "loader", "plots"],
     ["loop"],
     ["project", "server", "dashboard", "testing", "compat"],
     ["cli"],

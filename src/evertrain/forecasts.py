@@ -152,6 +152,7 @@ class Forecasts:
             rows, now = registry.served_forecasts(tx, self.model, wanted), tx.now
             answering = next((one for one in wanted if one in rows), None)
             if answering is None:
+                _check_level(spec, key)
                 raise NoModelYet(registry.no_model_yet(tx, found.id, spec, key))
             if series.reconcile == "bottom_up" and not rows[answering].leaf:
                 leaves = leaves_below(registry.leaf_forecasts(tx, self.model), answering)
@@ -228,6 +229,14 @@ def key_of(spec: ModelSpec, partition: Mapping[str, Any]) -> KeyText:
         return encode(partition, spec.dimensions)
     except ValueError as error:
         raise NotFound(f"{spec.name}: {error}") from None
+
+
+def _check_level(spec: ModelSpec, key: KeyText) -> None:
+    """Raise `NotFound` for a rollup that the model does not declare."""
+    kept = set(decode(key))
+    if len(kept) < len(spec.dimensions) and kept not in [set(one) for one in spec.levels]:
+        named = [", ".join(f"{name}=…" for name in one) or spec.overall for one in (*spec.levels, tuple(spec.dimensions))]
+        raise NotFound(f"{spec.name} forecasts {' and '.join(named)}; not {', '.join(kept) or 'everything together'}")
 
 
 def _name(spec: ModelSpec, key: KeyText) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,17 @@ import numpy as np
 
 from evertrain.clock import from_text, to_text
 from evertrain.control.opened import Opened
-from evertrain.errors import Conflict, DataError, NoModelYet, TrainingError
+from evertrain.errors import Conflict, DataError, NoModelYet, NotFound, TrainingError
 from evertrain.events import Kind
 from evertrain.executors.child import work
 from evertrain.executors.jobs import Job, Lost, Message
-from evertrain.forecasting import parse_freq
+from evertrain.forecasting import NoData, parse_freq, regular
 from evertrain.forecasts import Forecast, Forecasts
 from evertrain.partitions import printable
 from evertrain.sources import read
 from evertrain.specs import Dataset, ModelSpec, ProjectSpec, encode
 from evertrain.store import datasets, models, sources, temporary
-from evertrain.store.values import to_sql
+from evertrain.store.values import from_sql, to_sql
 from evertrain.trainers.make import family
 
 Progress = Callable[[str, float | None], None]
@@ -64,9 +65,47 @@ def filtered(
     if not wanted:
         return reader.read(None, h, level)
     if set(wanted) <= set(spec.dimensions) and all(len(values) == 1 for values in wanted.values()):
-        with suppress(NoModelYet):
+        with suppress(NoModelYet, NotFound):
             return reader.read({name: values[0] for name, values in wanted.items()}, h, level, exactly=True)
     return _Temporary(opened, spec, wanted, h, level, progress).answer()
+
+
+def actuals(opened: Opened, model: str, where: Mapping[str, Any]) -> tuple[list[str], list[float]]:
+    """Return what happened: labels and values of the series of the rows that have these values, oldest first."""
+    with opened.store.read() as tx:
+        found, project = models.by_name(tx, model), models.project(tx)
+        dataset = datasets.by_name(tx, found.spec.source)
+        spec, facts = found.spec, (found.extract or {}).get("series")
+        if spec.series is None or facts is None or project is None:
+            return [], []
+        source = project.sources[spec.source]
+        names = [source.time or "", spec.target]
+        wanted = {name: value if isinstance(value, list) else [value] for name, value in where.items()}
+        rows: Sequence[Any] = []
+        if dataset is not None:
+            kinds = dataset.columns
+            stored = {n: [to_sql(kinds[n], _typed(kinds[n], v, n), n) for v in values] for n, values in wanted.items()}
+            rows = [
+                tuple(from_sql(kinds[name], value) for name, value in zip(names, row, strict=True))
+                for row in datasets.values_of(tx, dataset, names, stored)
+            ]
+        now = tx.now
+    if dataset is None:
+        from evertrain.sources.extract import rows_where
+        from evertrain.sources.table import schema_of
+
+        frame = read.read(source, opened.home.root).frame
+        kinds = {name: str(kind) for name, kind in schema_of(frame).items()}
+        typed = {name: [_typed(kinds[name], one, name) for one in values] for name, values in wanted.items()}
+        rows = rows_where(frame, typed).select(names).rows()
+    times = np.array([None if at is None else str(at)[:19] for at, _ in rows], dtype="datetime64[us]")
+    values = np.array([np.nan if value is None else value for _, value in rows], dtype=np.float64)
+    freq = parse_freq(facts["freq"])
+    try:
+        series = regular(times, values, spec.series, freq, now=now, latest=datetime.fromisoformat(facts["latest"]))
+    except NoData:
+        return [], []
+    return freq.texts(series.periods), series.values.tolist()
 
 
 class _Temporary:

@@ -185,6 +185,7 @@ class Children:
 
     def _gone(self, child: _Child) -> list[tuple[Job, Message | Lost]]:
         self._forget(child)
+        child.channel.close()
         _signal(child, signal.SIGKILL)  # what it started must not outlive it
         code = child.process.wait()
         return [] if child.job is None else [(child.job, _lost(child, code))]

@@ -20,19 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import polars as pl
 
 from evertrain import forecasting, gate, scores
+from evertrain.datasets import framed
 from evertrain.errors import DataError, TrainingError
 from evertrain.executors.jobs import Message
 from evertrain.executors.packs import Emit, Packer
-from evertrain.executors.rows import Rows, framed, parts
+from evertrain.executors.rows import Rows, parts
 from evertrain.executors.training import Fitting, Insufficient, Setting, champion_bytes, inside_window, seed_of, setting
 from evertrain.forecasting import Freq, Regular
 from evertrain.partitions import decode
-from evertrain.partitions import encode as encode_key
 from evertrain.sources import read
-from evertrain.sources.extract import Reading, extract, rows_of
+from evertrain.sources.extract import Reading, extract, rows_where
 from evertrain.sources.table import Table
 from evertrain.specs import Custom, ForecastTrainer, decode_model, decode_source, encode
 from evertrain.trainers.ahead import ahead, checked
@@ -313,7 +312,7 @@ def temporary(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None
         with closing(sqlite3.connect(copied)) as database:
             frame = framed(task["columns"], database.execute("SELECT * FROM rows").fetchall())
     else:
-        frame = _where(read.read(decode_source(task["source"]), Path(task["root"])).frame, task["where"])
+        frame = rows_where(read.read(decode_source(task["source"]), Path(task["root"])).frame, task["where"])
     if frame.height < task["floor"]:
         raise DataError(
             f"{frame.height} rows have {task['said']}; a forecast of their own needs {task['floor']}. Ask for a partition"
@@ -340,14 +339,6 @@ def temporary(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None
             "seconds": round(time.monotonic() - started, 3),
         }
     )
-
-
-def _where(frame: pl.DataFrame, where: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
-    """Return the rows that have one of the values in each column."""
-    for name, values in where.items():
-        keys = [encode_key({name: one}, [name]) for one in values]
-        frame = pl.concat([rows_of(frame, key, None, None) for key in dict.fromkeys(keys)])
-    return frame
 
 
 def issued_score(shared: Setting, rows: Rows, champion: Message, name: str, min_rows: int) -> Message:

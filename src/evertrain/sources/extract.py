@@ -8,7 +8,7 @@ beside a hundred thousand others.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
@@ -110,6 +110,14 @@ def rows_of(frame: pl.DataFrame, key: KeyText, start: int | None, number: int | 
     if not kept:
         return frame
     return frame.filter(pl.all_horizontal([_equals(pl.col(name), frame.schema[name], v) for name, v in kept.items()]))
+
+
+def rows_where(frame: pl.DataFrame, where: Mapping[str, Sequence[Any]]) -> pl.DataFrame:
+    """Return the rows that have one of the values in each column."""
+    for name, values in where.items():
+        keys = dict.fromkeys(encode({name: one}, [name]) for one in values)
+        frame = pl.concat([rows_of(frame, key, None, None) for key in keys])
+    return frame
 
 
 def _equals(column: pl.Expr, dtype: pl.DataType, value: Any) -> pl.Expr:

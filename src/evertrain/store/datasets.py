@@ -350,6 +350,22 @@ def rows_at(tx: Tx, dataset: Dataset, version: int, where: str = "1", **values: 
     )
 
 
+def values_of(tx: Tx, dataset: Dataset, columns: Sequence[str], where: Mapping[str, Sequence[Any]]) -> Sequence[Record]:
+    """Return some columns of the newest rows that have one of the values in each column of `where`."""
+    conditions, values = [], {}
+    for number, (name, wanted) in enumerate(where.items()):
+        column = dataset.sql(name)
+        null = f" OR {column} IS NULL" if None in wanted else ""
+        conditions.append(f"({column} IN (SELECT value FROM json_each(:w{number})){null})")
+        values[f"w{number}"] = dump(list(wanted))
+    return tx.rows(
+        f"SELECT {', '.join(map(dataset.sql, columns))} FROM {dataset.table}"
+        f" WHERE {' AND '.join([LIVE, *conditions])} ORDER BY row",
+        version=dataset.version,
+        **values,
+    )
+
+
 def of_keys(tx: Tx, dataset: Dataset, keys: Sequence[str]) -> dict[str, list[Any]]:
     """Return the values of the newest rows of these keys, where there are any."""
     found = tx.rows(
