@@ -235,7 +235,9 @@ def _check_level(spec: ModelSpec, key: KeyText) -> None:
     """Raise `NotFound` for a rollup that the model does not declare."""
     kept = set(decode(key))
     if len(kept) < len(spec.dimensions) and kept not in [set(one) for one in spec.levels]:
-        named = [", ".join(f"{name}=…" for name in one) or spec.overall for one in (*spec.levels, tuple(spec.dimensions))]
+        named = [
+            ", ".join(f"{name}=…" for name in one) or spec.overall for one in (*spec.levels, tuple(spec.dimensions))
+        ]
         raise NotFound(f"{spec.name} forecasts {' and '.join(named)}; not {', '.join(kept) or 'everything together'}")
 
 

@@ -72,9 +72,7 @@ def unpacked(task: Message, spec: ModelSpec) -> tuple[Schema, str]:
         The columns and the path of the extract; both files are the caller's to remove.
     """
     copied = Path(task["copied"])
-    with closing(sqlite3.connect(copied)) as database:
-        rows = database.execute("SELECT * FROM rows").fetchall()
-    copied.unlink()
+    frame = copied_rows(copied, task["columns"])
     reading = Reading(
         spec.name,
         spec.target,
@@ -83,13 +81,21 @@ def unpacked(task: Message, spec: ModelSpec) -> tuple[Schema, str]:
         tuple(task["key"]),
         task["time"],
     )
-    made = extract(Table(framed(task["columns"], rows)), reading, copied.with_suffix(".arrow"))
+    made = extract(Table(frame), reading, copied.with_suffix(".arrow"))
     where = {leaf.key: leaf for leaf in leaves(made.index)}
     for item in task["items"]:
         if item["leaf"]:
             leaf = where.get(item["key"])
             item["start"], item["rows"] = (leaf.start, leaf.rows) if leaf else (0, 0)
     return made.columns, made.path
+
+
+def copied_rows(copied: Path, columns: Schema) -> pl.DataFrame:
+    """Return rows that were copied out of a dataset, and remove the copy."""
+    with closing(sqlite3.connect(copied)) as database:
+        rows = database.execute("SELECT * FROM rows").fetchall()
+    copied.unlink()
+    return framed(columns, rows)
 
 
 def parts(path: str, columns: Schema, time: str | None, items: Sequence[Message]) -> Iterator[tuple[Message, Rows]]:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -22,11 +20,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from evertrain import forecasting, gate, scores
-from evertrain.datasets import framed
 from evertrain.errors import DataError, TrainingError
 from evertrain.executors.jobs import Message
 from evertrain.executors.packs import Emit, Packer
-from evertrain.executors.rows import Rows, parts
+from evertrain.executors.rows import Rows, copied_rows, parts
 from evertrain.executors.training import Fitting, Insufficient, Setting, champion_bytes, inside_window, seed_of, setting
 from evertrain.forecasting import Freq, Regular
 from evertrain.partitions import decode
@@ -308,9 +305,7 @@ def temporary(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None
     started, scratch = time.monotonic(), Path(task["scratch"])
     spec = decode_model(task["model"])
     if "copied" in task:
-        copied = Path(task["copied"])
-        with closing(sqlite3.connect(copied)) as database:
-            frame = framed(task["columns"], database.execute("SELECT * FROM rows").fetchall())
+        frame = copied_rows(Path(task["copied"]), task["columns"])
     else:
         frame = rows_where(read.read(decode_source(task["source"]), Path(task["root"])).frame, task["where"])
     if frame.height < task["floor"]:
