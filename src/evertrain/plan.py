@@ -116,6 +116,21 @@ def message(spec: ModelSpec, keys: Sequence[str]) -> str:
     return f"{listed} and {spec.overall}" if whole else listed
 
 
+def announcement(spec: ModelSpec, keys: Sequence[str]) -> str:
+    """Return the sentence for whoever changed records: which models are being updated.
+
+    >>> from evertrain.specs import Command
+    >>> spec = ModelSpec("m", "s", "y", Command("train"), partition_by=["town"])
+    >>> announcement(spec, ['{"town":"Pilar"}', '{}'])
+    'Records updated. Models for Pilar and Overall are being updated in the background.'
+    """
+    return f"Records updated. {_models(spec)} for {message(spec, keys)} are being updated in the background."
+
+
+def _models(spec: ModelSpec) -> str:
+    return "Models" if getattr(spec, "series", None) is None else "Forecast models"
+
+
 def causes(wanted: Sequence[Wanted]) -> str:
     """Return how many partitions each cause brought, for a preview."""
     counted = Counter(one.cause for one in wanted)

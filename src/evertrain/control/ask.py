@@ -11,19 +11,24 @@ from evertrain.control.opened import Opened
 from evertrain.errors import Conflict, NotFound
 from evertrain.partitions import KeyText, closure, encode
 from evertrain.specs import Cause, ModelSpec
-from evertrain.store import champions, decisions, demand, models, runs
+from evertrain.store import champions, decisions, demand, models, runs, sources
 from evertrain.store.connect import Tx
 from evertrain.triggers import Decision, Severity
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What became of a request: its run, or the reason why there is none."""
+    """What became of a request: its run, or the reason why there is none.
+
+    Attributes:
+        announcement: what users of the application may read, where an application says that its records changed.
+    """
 
     run_id: int | None
     partitions: int
     total: int
     reason: str
+    announcement: str = ""
 
 
 def keys_of(spec: ModelSpec, partitions: Sequence[Mapping[str, Any]] | None) -> list[KeyText] | None:
@@ -94,12 +99,16 @@ def changed(opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]],
         keys = list(closure(keys_of(found.spec, partitions) or [], found.spec.dimensions, found.spec.levels))
         there = champions.known_keys(tx, found.id, keys)
         known = [key for key in keys if key in there]
+        if len(known) < len(keys):
+            sources.read_again(tx, found.spec.source)  # it holds partitions that nobody has met yet
+        if not known:
+            reason = f"none of these partitions is known yet; {found.spec.source} is read again at the next look"
+            return Asked(None, 0, demand.live(tx, found.id), reason)
         request = demand.Request(Cause.UPLOAD, f"{actor} changed rows", actor)
         demand.want(tx, found.id, model, request, known)
         run_id, made = plan_model(tx, found.id)
-        if made is None:
-            return Asked(None, 0, demand.live(tx, found.id), "none of these partitions is known yet")
-        return Asked(run_id, len(made.wanted), made.total, plan.message(found.spec, known))
+        assert made is not None
+        return Asked(run_id, len(made.wanted), made.total, made.reason, plan.announcement(found.spec, known))
 
 
 def _check_keys(tx: Tx, model: models.Model, keys: Sequence[KeyText]) -> None:

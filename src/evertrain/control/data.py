@@ -71,10 +71,7 @@ def announcements(opened: Opened, batch: Batch) -> list[str]:
             missing = [name for name in user.spec.dimensions if name not in dataset.columns]
             keys = [] if missing else watch.touched(tx, user.spec, dataset, batch.version - 1, batch.version)
             if keys:
-                said.append(
-                    f"Records updated. Models for {plan.message(user.spec, watch.closure_of(user.spec, keys))} are being"
-                    " updated in the background."
-                )
+                said.append(plan.announcement(user.spec, watch.closure_of(user.spec, keys)))
     return said
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evertrain import notify
@@ -30,6 +30,7 @@ class Outcome:
         counts: how many items ended in which state.
         old_version, new_version: of the champion before and after; of the widest rollup for several partitions.
         improvement: relative per cent, positive is better; None where nothing was compared.
+        announcement: what users of an application may read after it said that its records changed.
     """
 
     run_id: int | None
@@ -44,10 +45,11 @@ class Outcome:
     new_score: float | None = None
     improvement: float | None = None
     seconds: float = 0.0
+    announcement: str = ""
 
     @classmethod
     def asked(cls, asked: Asked, model: str = "") -> Outcome:
-        return cls(asked.run_id, model, "asked", asked.reason)
+        return cls(asked.run_id, model, "asked", asked.reason, announcement=asked.announcement)
 
 
 Progress = Callable[[Event], None]
@@ -87,7 +89,7 @@ def run_to_end(
                 if progress:
                     progress(event)
             if state not in _OPEN:
-                return outcome(opened, asked.run_id)
+                return replace(outcome(opened, asked.run_id), announcement=asked.announcement)
             if paused and not (hands and hands.training):
                 raise Conflict(
                     f"{run.model} is paused, so run {asked.run_id} waits; what serves goes on. `evertrain resume` lets it begin"
