@@ -564,11 +564,19 @@ class DataChange:
     Attributes:
         quiet: how long the source must lie still before it is read.
         max_delay: after this long it is read even if it never lies still.
+        rollups: how long rollups must lie still before they are trained, at most `max_delay` after their first change;
+            None trains them together with their partitions.
     """
 
     quiet: Duration = timedelta(seconds=2)
     max_delay: Duration = timedelta(minutes=10)
+    rollups: Duration | None = None
     kind: Literal["data_change"] = "data_change"
+
+    def __post_init__(self) -> None:
+        if self.rollups is not None and self.rollups > self.max_delay:
+            allowed = f"at most max_delay, which is {format_duration(self.max_delay)}"
+            raise ConfigError("DataChange.rollups", format_duration(self.rollups), allowed)
 
 
 @spec
@@ -635,9 +643,18 @@ AnyTrigger = Annotated[Trigger, Field(discriminator="kind")]
 _DAYS = {name: i for i, name in enumerate(["mon", "tue", "wed", "thu", "fri", "sat", "sun"])}
 
 
-def on_data_change(quiet: str | timedelta = "2s", max_delay: str | timedelta = "10m") -> DataChange:
-    """Train when rows change, once the source has been quiet for `quiet`, at the latest after `max_delay`."""
-    return DataChange(_checked("quiet", parse_duration, quiet), _checked("max_delay", parse_duration, max_delay))
+def on_data_change(
+    quiet: str | timedelta = "2s", max_delay: str | timedelta = "10m", rollups: str | timedelta | None = None
+) -> DataChange:
+    """Train when rows change, once the source has been quiet for `quiet`, at the latest after `max_delay`.
+
+    `rollups` is a quiet period of their own for the models above partitions, e.g. "5m".
+    """
+    return DataChange(
+        _checked("quiet", parse_duration, quiet),
+        _checked("max_delay", parse_duration, max_delay),
+        None if rollups is None else _checked("rollups", parse_duration, rollups),
+    )
 
 
 def max_age(limit: str | timedelta) -> MaxAge:

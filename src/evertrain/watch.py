@@ -355,10 +355,17 @@ def _decide(
         decisions.record(tx, user.id, user.name, decision, action="observe")
         return decision
     request = demand.Request(cause, decision.reason)
-    commit = demand.want(tx, user.id, user.name, request, affected)
+    commit = demand.want(tx, user.id, user.name, request, affected, delay_of(user.spec, affected))
     marks.asked(tx, user.id, affected)
     decisions.record(tx, user.id, user.name, decision, action="train", wanted=commit)
     return decision
+
+
+def delay_of(spec: ModelSpec, affected: Sequence[KeyText]) -> demand.Delay | None:
+    """Return how long the rollups among changed partitions wait, where they have a quiet period of their own."""
+    rule = next((one for one in spec.triggers if isinstance(one, DataChange) and one.rollups), None)
+    above = [key for key in affected if rule and len(decode(key)) < len(spec.dimensions)]
+    return demand.Delay(above, rule.rollups, rule.max_delay) if rule and rule.rollups and above else None
 
 
 # --- datasets ---------------------------------------------------------------------------------------------------

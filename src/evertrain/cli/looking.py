@@ -153,7 +153,8 @@ def why(model: ModelName, partition: Partitions = None, as_json: Json = False) -
                 )
             )
         if place["due"]:
-            branch.add(show.cell(f"due: {place['wanted']}", style="cyan"))
+            later = f"; waits until {show.moment(place['not_before'])}" if place["not_before"] else ""
+            branch.add(show.cell(f"due: {place['wanted']}{later}", style="cyan"))
     show.console().print(tree)
     show.following(f"history --model {model}")
 

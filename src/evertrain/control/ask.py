@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evertrain import plan
+from evertrain import plan, watch
 from evertrain.control.opened import Opened
 from evertrain.errors import Conflict, NotFound
 from evertrain.partitions import KeyText, closure, encode
@@ -105,7 +105,7 @@ def changed(opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]],
             reason = f"none of these partitions is known yet; {found.spec.source} is read again at the next look"
             return Asked(None, 0, demand.live(tx, found.id), reason)
         request = demand.Request(Cause.UPLOAD, f"{actor} changed rows", actor)
-        demand.want(tx, found.id, model, request, known)
+        demand.want(tx, found.id, model, request, known, watch.delay_of(found.spec, known))
         run_id, made = plan_model(tx, found.id)
         assert made is not None
         return Asked(run_id, len(made.wanted), made.total, made.reason, plan.announcement(found.spec, known))

@@ -227,6 +227,7 @@ def why(opened: Opened, model: str, key: KeyText | None = None) -> dict[str, Any
             "considered_at": place.considered_at,
             "due": bool(place.wanted > place.considered),
             "wanted": place.reason if place.wanted > place.considered else None,
+            "not_before": place.not_before if place.wanted > place.planned else None,
         },
     }
 

@@ -220,7 +220,13 @@ def _add_counters(tx: Tx) -> None:
         tx.run(statement)
 
 
-MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_create, _add_datasets, _add_counters)
+def _add_delays(tx: Tx) -> None:
+    """Rollups have a quiet period of their own: since when they are restless, and before what moment they wait."""
+    tx.run("ALTER TABLE partitions ADD COLUMN restless_at TEXT")
+    tx.run("ALTER TABLE partitions ADD COLUMN not_before TEXT")
+
+
+MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_create, _add_datasets, _add_counters, _add_delays)
 
 
 def migrate(store: Store) -> int:
