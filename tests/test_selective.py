@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import polars as pl
 import pytest
 
-from evertrain import Custom, Project, Settings, on_data_change
+from evertrain import Custom, Project, Settings, Storm, on_data_change
 from evertrain.clock import ManualClock
-from evertrain.control import ask, tell
+from evertrain.control import ask, data, tell
 from evertrain.errors import ConfigError
 from evertrain.partitions import decode
 from evertrain.store.connect import Record
@@ -196,3 +197,87 @@ def test_a_quiet_period_of_rollups_beyond_the_maximum_delay_is_refused() -> None
     assert on_data_change(rollups="10m").rollups is not None
     with pytest.raises(ConfigError, match=r"DataChange\.rollups is '11m'; allowed: at most max_delay, which is 10m"):
         on_data_change(rollups="11m")
+
+
+# --- a storm ----------------------------------------------------------------------------------------------------
+
+SMALL = Storm(share=0.5, partitions=2)  # of 6 pairs: 3
+
+
+def touching(number: int) -> list[dict[str, Any]]:
+    return [{"id": 10 * pair, "y": 1.0} for pair in range(number)]
+
+
+def test_a_cap_is_the_larger_of_share_and_number() -> None:
+    assert [Storm(0.5, 100).cap(of) for of in (10, 200, 202, 1000)] == [100, 100, 101, 500]
+    assert Storm(1.0, 0).cap(7) == 7  # never exceeded: no guard
+
+
+def test_up_to_the_cap_keys_are_asked_for_and_beyond_it_the_whole_model(farm) -> None:
+    place = farm(storm=SMALL)
+    place.harvests.edit(touching(3))
+    place.look()
+    assert place.rows("SELECT kind, partitions FROM runs ORDER BY id DESC")[0] == ("selective", 5)
+    assert place.reason(model="kg") == "harvests has new or changed rows in 3 of 6 partitions"
+
+    place.harvests.edit([{"id": 10 * pair, "y": 3.0} for pair in range(4)])
+    place.look()
+
+    run, wanted = place.rows("SELECT kind, partitions FROM runs ORDER BY id DESC")[0], place.events("wanted.raised")[-1]
+    assert (run.kind, run.partitions) == ("full", 9)
+    assert json.loads(wanted.data)["partitions"] == "all"
+    assert place.reason(model="kg") == (
+        "harvests has new or changed rows in 4 of 6 partitions, more than 3: the whole model is asked for"
+    )
+    assert "more than 3" in json.loads(place.events("decision.fired")[-1].data)["reason"]
+
+
+def champions(place: Farm) -> dict[str, str]:
+    return {
+        row.key: row.digest
+        for row in place.rows("SELECT p.key, f.digest FROM partitions p JOIN fits f ON f.id = p.champion_id")
+    }
+
+
+def test_a_storm_brings_what_selective_retraining_brings_bit_by_bit(make, clock) -> None:
+    """S0-21: another way of asking, the same models; what did not change is not fitted."""
+    found = []
+    for number, storm in enumerate((SMALL, Storm())):
+        with pytest.MonkeyPatch.context() as patch:
+            project = make(settings=Settings(check_s=1e9, lease_s=1e9), clock=clock, store=f"sqlite:///{number}.db")
+            patch.chdir(project.root)
+            place = Farm(project, clock, PAIRS, {"storm": storm})
+            place.trained()
+            place.harvests.edit(touching(4))
+            place.look()
+            found.append(
+                (champions(place), place.trained(), place.rows("SELECT kind FROM runs ORDER BY id DESC")[0][0])
+            )
+            place.close()
+    assert found[0][:2] == found[1][:2]
+    assert len(found[0][1]) == 6  # four pairs, two Overalls
+    assert [one[2] for one in found] == ["full", "selective"]
+
+
+def test_what_a_storm_asked_for_is_no_news_at_the_next_look(farm) -> None:
+    place = farm(storm=SMALL)
+    place.harvests.edit(touching(4))
+    place.look()
+    before = place.newest_run()
+    place.harvests.edit({"id": 50, "y": 7.0})
+    place.look()
+
+    assert place.newest_run() == before + 1
+    assert place.rows("SELECT partitions FROM runs ORDER BY id DESC")[0][0] == 2
+
+
+def test_a_storm_is_announced_as_the_whole_model(farm) -> None:
+    place = farm(storm=SMALL)
+    said = "Records updated. All models of kg are being updated in the background."
+    assert data.announcements(place.opened, place.harvests.edit(touching(4))) == [said]
+    place.look()
+    pairs = [{"fruit": fruit, "town": town} for fruit, town in PAIRS[:4]]
+    asked = ask.changed(place.opened, "kg", pairs, actor="shop")
+    assert asked.announcement == said
+    assert asked.reason == "shop changed rows of more than 3 partitions: the whole model is asked for"
+    assert asked.partitions == 9

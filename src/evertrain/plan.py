@@ -116,14 +116,19 @@ def message(spec: ModelSpec, keys: Sequence[str]) -> str:
     return f"{listed} and {spec.overall}" if whole else listed
 
 
-def announcement(spec: ModelSpec, keys: Sequence[str]) -> str:
+def announcement(spec: ModelSpec, keys: Sequence[str] | None) -> str:
     """Return the sentence for whoever changed records: which models are being updated.
+
+    Args:
+        keys: the partitions and rollups that are trained; None is the whole model.
 
     >>> from evertrain.specs import Command
     >>> spec = ModelSpec("m", "s", "y", Command("train"), partition_by=["town"])
     >>> announcement(spec, ['{"town":"Pilar"}', '{}'])
     'Records updated. Models for Pilar and Overall are being updated in the background.'
     """
+    if keys is None:
+        return f"Records updated. All {_models(spec).lower()} of {spec.name} are being updated in the background."
     return f"Records updated. {_models(spec)} for {message(spec, keys)} are being updated in the background."
 
 

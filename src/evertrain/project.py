@@ -40,6 +40,7 @@ from evertrain.specs import (
     ProjectSpec,
     Retention,
     Source,
+    Storm,
     Trigger,
 )
 from evertrain.trainers.describe import describe
@@ -209,6 +210,7 @@ class Project:
         partition_by: str | Dimension | Sequence[str | Dimension] = (),
         rollups: Sequence[Sequence[str]] | None = None,
         overall: str = "Overall",
+        storm: Storm | None = None,
         min_samples: int = 100,
         window: str | timedelta | None = None,
         holdout: str | float = 0.2,
@@ -234,6 +236,7 @@ class Project:
             partition_by: columns that divide the model; each of their values is trained alone.
             rollups: models above partitions, each a list of the dimensions it keeps; by default one above all.
             overall: how a rollup is called in messages.
+            storm: how many partitions one change may touch before the whole model is trained anew.
             min_samples: rows without which nothing is trained.
             window: train on rows of this age at most; needs `time=` at the source.
             holdout: share of the rows that is never trained on, to compare old and new.
@@ -267,6 +270,7 @@ class Project:
             triggers=(specs.DataChange(),) if triggers is None else tuple(triggers),
             rollups=None if rollups is None else tuple(tuple(one) for one in rollups),
             overall=overall,
+            storm=storm or Storm(),
             min_samples=min_samples,
             trainer_version=trainer_version,
             memory_mb=memory_mb,

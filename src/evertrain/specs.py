@@ -88,7 +88,14 @@ def _fields_of(where: str) -> list[str]:
 def _fields_at(where: str, loc: Sequence[str]) -> list[str]:
     """Return the fields of the declaration at a place, e.g. of the Gate at "project", ["models", "iris", "gate"]."""
     found: Any = {"project": ProjectSpec, "model": ModelSpec}.get(where)
-    steps = {"models": ModelSpec, "gate": Gate, "keep": Retention, "partition_by": Dimension, "on_bad_rows": BadRows}
+    steps = {
+        "models": ModelSpec,
+        "gate": Gate,
+        "keep": Retention,
+        "partition_by": Dimension,
+        "on_bad_rows": BadRows,
+        "storm": Storm,
+    }
     kinds = [*get_args(Source), *get_args(TrainerSpec), *get_args(Trigger), *get_args(Channel)]
     tags = {one.__dataclass_fields__["kind"].default: one for one in kinds}
     mapping = False
@@ -736,6 +743,27 @@ class Dimension:
         return f"{number} {one if number == 1 else self.plural or one + 's'}"
 
 
+@spec
+class Storm:
+    """How many partitions one change may touch before the whole model is asked for instead: the larger of the two.
+
+    Attributes:
+        share: of the model's partitions; rollups do not count.
+        partitions: never fewer than this many.
+    """
+
+    share: Share = 0.5
+    partitions: Annotated[int, Field(ge=0)] = 100
+
+    def cap(self, of: int) -> int:
+        """Return how many of `of` partitions may be touched.
+
+        >>> Storm().cap(150), Storm().cap(1000)
+        (100, 500)
+        """
+        return max(self.partitions, int(self.share * of))
+
+
 Dimensions = Annotated[tuple[Dimension, ...], BeforeValidator(_parse_dimensions)]
 
 
@@ -754,6 +782,7 @@ class ModelSpec:
     partition_by: Dimensions = ()
     rollups: tuple[Columns, ...] | None = None
     overall: str = "Overall"
+    storm: Storm = Storm()
     min_samples: Positive = 100
     window: Duration | None = None
     holdout: Share = 0.2

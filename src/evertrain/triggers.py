@@ -116,6 +116,10 @@ def on_change(change: Change, spec: ModelSpec, affected: Sequence[KeyText]) -> D
         evidence["set_aside"] = list(change.set_aside)
     if change.problem:
         return Decision(Cause.DATA_CHANGE, rule, False, "unusable", f"{change.problem}{keeps}", Severity.HIGH, evidence)
+    if len(change.changed) > (cap := spec.storm.cap(change.of)):
+        said = f"{_what_changed(change, spec)}, more than {cap}: the whole model is asked for"
+        evidence["cap"] = cap
+        return Decision(Cause.DATA_CHANGE, rule, True, "storm", said + aside, Severity.HIGH, evidence)
     if affected or (change.found and not change.first and not change.short):
         return Decision(
             Cause.DATA_CHANGE,

@@ -355,7 +355,10 @@ def _decide(
         decisions.record(tx, user.id, user.name, decision, action="observe")
         return decision
     request = demand.Request(cause, decision.reason)
-    commit = demand.want(tx, user.id, user.name, request, affected, delay_of(user.spec, affected))
+    if decision.keys is None:
+        commit = demand.want(tx, user.id, user.name, request)
+    else:
+        commit = demand.want(tx, user.id, user.name, request, affected, delay_of(user.spec, affected))
     marks.asked(tx, user.id, affected)
     decisions.record(tx, user.id, user.name, decision, action="train", wanted=commit)
     return decision

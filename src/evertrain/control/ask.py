@@ -9,7 +9,7 @@ from typing import Any
 from evertrain import plan, watch
 from evertrain.control.opened import Opened
 from evertrain.errors import Conflict, NotFound
-from evertrain.partitions import KeyText, closure, encode
+from evertrain.partitions import KeyText, closure, decode, encode
 from evertrain.specs import Cause, ModelSpec
 from evertrain.store import champions, decisions, demand, models, runs, sources
 from evertrain.store.connect import Tx
@@ -104,11 +104,22 @@ def changed(opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]],
         if not known:
             reason = f"none of these partitions is known yet; {found.spec.source} is read again at the next look"
             return Asked(None, 0, demand.live(tx, found.id), reason)
-        request = demand.Request(Cause.UPLOAD, f"{actor} changed rows", actor)
-        demand.want(tx, found.id, model, request, known, watch.delay_of(found.spec, known))
+        storm = _leaves(found.spec, known) > (cap := found.spec.storm.cap(demand.leaves(tx, found.id)))
+        if storm:
+            reason = f"{actor} changed rows of more than {cap} partitions: the whole model is asked for"
+            demand.want(tx, found.id, model, demand.Request(Cause.UPLOAD, reason, actor))
+        else:
+            request = demand.Request(Cause.UPLOAD, f"{actor} changed rows", actor)
+            demand.want(tx, found.id, model, request, known, watch.delay_of(found.spec, known))
         run_id, made = plan_model(tx, found.id)
         assert made is not None
-        return Asked(run_id, len(made.wanted), made.total, made.reason, plan.announcement(found.spec, known))
+        return Asked(
+            run_id, len(made.wanted), made.total, made.reason, plan.announcement(found.spec, None if storm else known)
+        )
+
+
+def _leaves(spec: ModelSpec, keys: Sequence[KeyText]) -> int:
+    return sum(len(decode(key)) == len(spec.dimensions) for key in keys)
 
 
 def _check_keys(tx: Tx, model: models.Model, keys: Sequence[KeyText]) -> None:

@@ -12,7 +12,7 @@ from evertrain.datasets import Batch
 from evertrain.errors import ConfigError, UnknownName
 from evertrain.specs import Auto, Dataset
 from evertrain.store import datasets as table
-from evertrain.store import models
+from evertrain.store import demand, models
 from evertrain.store.connect import Record
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def announcements(opened: Opened, batch: Batch) -> list[str]:
             missing = [name for name in user.spec.dimensions if name not in dataset.columns]
             keys = [] if missing else watch.touched(tx, user.spec, dataset, batch.version - 1, batch.version)
             if keys:
-                said.append(plan.announcement(user.spec, watch.closure_of(user.spec, keys)))
+                storm = len(keys) > user.spec.storm.cap(demand.leaves(tx, user.id))
+                all_keys = None if storm else watch.closure_of(user.spec, keys)
+                said.append(plan.announcement(user.spec, all_keys))
     return said
 
 
