@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 import polars as pl
 import pytest
 
-from evertrain import Custom, Project, Settings, Storm, on_data_change
+from evertrain import Custom, Project, Settings, Storm, calendar, daily, on_data_change
 from evertrain.clock import ManualClock
 from evertrain.control import ask, data, tell
-from evertrain.errors import ConfigError
+from evertrain.errors import ConfigError, Conflict
 from evertrain.partitions import decode
+from evertrain.store import models
 from evertrain.store.connect import Record
 
 from .test_triggers import Monitor
@@ -41,7 +43,8 @@ class Farm(Monitor):
         super().__init__(project, clock)
         self.harvests.ingest(rows(pairs))
         self.look()
-        self.told = self.newest_run()
+        self.told: set[int] = set()
+        self.trained()
 
     def newest_run(self) -> int:
         return int(self.rows("SELECT coalesce(max(id), 0) FROM runs")[0][0])
@@ -49,12 +52,12 @@ class Farm(Monitor):
     def trained(self) -> list[tuple[Any, ...]]:
         """The keys of items that ended since this was asked last, sorted."""
         found = self.rows(
-            "SELECT p.key FROM items i JOIN partitions p ON p.id = i.partition_id"
-            " WHERE i.run_id > :told AND i.state NOT IN ('waiting', 'running', 'skipped')",
-            told=self.told,
+            "SELECT i.id, p.key FROM items i JOIN partitions p ON p.id = i.partition_id"
+            " WHERE i.state NOT IN ('waiting', 'running', 'skipped')"
         )
-        self.told = self.newest_run()
-        return sorted(tuple(decode(row.key).values()) for row in found)
+        fresh = [row for row in found if row.id not in self.told]
+        self.told |= {row.id for row in fresh}
+        return sorted(tuple(decode(row.key).values()) for row in fresh)
 
     def advance(self, **duration: float) -> None:
         self.clock.advance(**duration)
@@ -281,3 +284,158 @@ def test_a_storm_is_announced_as_the_whole_model(farm) -> None:
     assert asked.announcement == said
     assert asked.reason == "shop changed rows of more than 3 partitions: the whole model is asked for"
     assert asked.partitions == 9
+
+
+# --- blackout windows -------------------------------------------------------------------------------------------
+
+# The clock begins on Monday, 2026-01-05, at 12:00 UTC, which is 13:00 in Berlin.
+OFFICE = {"zone": "Europe/Berlin", "blackout": "mon-fri 08:00-18:00"}
+
+
+def until(place: Farm, text: str) -> None:
+    """Move the clock to a moment, in UTC."""
+    place.clock.advance(seconds=(datetime.fromisoformat(f"{text}+00:00") - place.clock.now()).total_seconds())
+
+
+def night(place: Farm, text: str = "2026-01-06T03:00") -> Farm:
+    """Move to a moment at which everything is trained."""
+    until(place, text)
+    place.look()
+    place.trained()
+    return place
+
+
+@pytest.mark.parametrize("whose", ["project", "model"])
+def test_inside_a_window_nothing_starts_by_itself_and_at_its_end_it_does(farm, whose) -> None:
+    options = {"blackout": OFFICE["blackout"]} if whose == "model" else {}
+    place = night(farm(project={"zone": "Europe/Berlin"} if options else OFFICE, **options))
+    until(place, "2026-01-06T06:59:59")
+    place.harvests.edit({"id": 0, "y": 1.0})
+    place.look()
+    assert place.trained() == [("Avocado",), ("Avocado", "Hermosa")]  # one second before the window
+
+    until(place, "2026-01-06T07:00")
+    place.harvests.edit({"id": 0, "y": 2.0})
+    place.look()
+    until(place, "2026-01-06T16:59:59")
+    place.look()
+    assert place.trained() == []
+
+    until(place, "2026-01-06T17:00")
+    place.look()
+    assert place.trained() == [("Avocado",), ("Avocado", "Hermosa")]
+
+
+def test_what_a_person_asks_for_starts_inside_a_window_even_if_it_waited(farm) -> None:
+    place = night(farm(project=OFFICE))
+    until(place, "2026-01-06T10:00")
+    place.harvests.edit([{"id": 0, "y": 1.0}, {"id": 30, "y": 1.0}])
+    place.look()
+    assert place.rows("SELECT count(*) FROM items WHERE state = 'waiting'")[0][0] == 4
+
+    ask.trigger(place.opened, "kg", [{"fruit": "Avocado", "town": "Hermosa"}], actor="ann")
+    place.look()
+    ended = place.rows(
+        "SELECT p.key FROM items i JOIN partitions p ON p.id = i.partition_id WHERE i.state = 'promoted' AND i.cause = 'manual'"
+    )
+    assert {row.key for row in ended} == {'{"fruit":"Avocado","town":"Hermosa"}', '{"fruit":"Avocado"}'}
+    assert place.rows("SELECT count(*) FROM items WHERE state = 'waiting'")[0][0] == 2  # the Bananas wait on
+
+
+def test_status_says_what_waits_and_until_when(farm) -> None:
+    place = night(farm(project=OFFICE))
+    until(place, "2026-01-06T10:00")
+    place.harvests.edit({"id": 0, "y": 1.0})
+    place.look()
+    found = tell.status(place.opened).models[0]
+    assert (found.health, found.held, str(found.held_until)) == ("held", 2, "2026-01-06 17:00:00+00:00")
+
+    until(place, "2026-01-06T17:00")
+    place.look()
+    found = tell.status(place.opened).models[0]
+    assert (found.health, found.held, found.held_until) == ("fresh", 0, None)
+
+
+def test_refresh_ends_and_waiting_for_a_held_run_is_told(farm) -> None:
+    place = night(farm(project=OFFICE))
+    until(place, "2026-01-06T10:00")
+    place.harvests.edit({"id": 0, "y": 1.0})
+    place.project.refresh()  # would never end if it waited
+
+    with pytest.raises(Conflict, match="kg is in a blackout window until 2026-01-06T17:00Z, so run 3 waits"):
+        place.project.changed("kg", {"fruit": "Avocado", "town": "Hermosa"}, wait=True)
+    assert place.project.trigger("kg", {"fruit": "Avocado", "town": "Hermosa"}).counts == {"promoted": 2}
+
+
+def test_a_refresh_that_is_due_inside_a_window_waits_too(farm) -> None:
+    place = night(farm(project=OFFICE, triggers=[on_data_change("0s"), daily("10:00")]))
+    until(place, "2026-01-06T09:00")  # 10:00 in Berlin
+    place.look()
+    assert place.trained() == []
+    assert tell.status(place.opened).models[0].held == 9
+    until(place, "2026-01-06T17:00")
+    place.look()
+    assert len(place.trained()) == 9
+
+
+def test_a_window_may_be_set_and_taken_back_at_run_time(farm) -> None:
+    place = night(farm())
+    with place.opened.store.write() as tx:
+        models.set_override(tx, "kg", "blackout", ["02:00-04:00"])
+    place.harvests.edit({"id": 0, "y": 1.0})
+    place.look()
+    assert place.trained() == []
+    with place.opened.store.write() as tx:
+        models.reset_override(tx, "kg", "blackout")
+    place.look()
+    assert place.trained() == [("Avocado",), ("Avocado", "Hermosa")]
+
+
+@pytest.mark.parametrize(
+    ("window", "value"),
+    [
+        (["8-18"], "8-18"),
+        (["08:00-08:00"], "08:00-08:00"),
+        (["mo 08:00-09:00"], "mo 08:00-09:00"),
+        (["24:00-25:00"], "24:00"),
+        ("mon-sun 00:00-24:00", "leave some minute of the week free"),
+        (["00:00-12:00", "12:00-24:00"], "leave some minute of the week free"),
+        ([7], "a window such as"),
+        (7, "a window such as"),
+    ],
+)
+def test_a_window_that_is_none_is_refused_with_what_is_allowed(window, value) -> None:
+    with pytest.raises(ConfigError, match=value):
+        Project("shop", blackout=window)
+
+
+def test_windows_of_project_and_model_may_not_cover_the_week_together(make) -> None:
+    project = make(blackout="00:00-12:00")
+    project.dataset("harvests", key="id")
+    with pytest.raises(ConfigError, match=r"models\.kg\.blackout"):
+        declare(project, blackout="12:00-24:00")
+
+
+@pytest.mark.parametrize(
+    ("windows", "now", "end"),
+    [
+        (["sat 22:00-06:00"], "2026-01-04T04:59", "2026-01-04T05:00"),  # Sunday 06:00 in Berlin: Saturday's window
+        (["sat 22:00-06:00"], "2026-01-04T05:00", None),
+        (["sat 22:00-06:00"], "2026-01-04T21:30", None),  # Sunday 22:30
+        (["fri-sun 00:00-24:00"], "2026-01-01T23:00", "2026-01-04T23:00"),  # from Friday 00:00 to Monday 00:00
+        (["08:00-10:00", "09:00-12:00"], "2026-01-05T07:30", "2026-01-05T11:00"),  # two are one
+        (["08:00-10:00", "10:00-12:00"], "2026-01-05T07:30", "2026-01-05T11:00"),
+        # 2026-03-29: 02:00 to 03:00 is skipped. The window begins as the gap ends.
+        (["02:30-03:30"], "2026-03-29T00:59:59", None),
+        (["02:30-03:30"], "2026-03-29T01:00", "2026-03-29T01:30"),
+        (["02:15-02:45"], "2026-03-29T01:00", None),  # all of it is skipped
+        # 2026-10-25: 02:00 to 03:00 comes twice, and counts the first time.
+        (["01:00-02:30"], "2026-10-25T00:29:59", "2026-10-25T00:30"),
+        (["01:00-02:30"], "2026-10-25T01:15", None),
+        (["02:30-03:30"], "2026-10-25T01:15", "2026-10-25T02:30"),
+    ],
+)
+def test_a_window_lasts_from_wall_time_to_wall_time(windows, now, end) -> None:
+    """P-21: as schedules at these times would fire."""
+    found = calendar.blackout_until(windows, "Europe/Berlin", datetime.fromisoformat(f"{now}+00:00"))
+    assert found == (end and datetime.fromisoformat(f"{end}+00:00"))

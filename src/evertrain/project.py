@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evertrain import gate as gates
 from evertrain import specs
@@ -109,6 +109,7 @@ class Project:
             live in a notebook.
         notify: `Callback`, `Message` or a function `(model_name, status, duration, **kwargs)` of a module.
         keep: how long fits and events are kept.
+        blackout: windows such as "mon-fri 08:00-18:00" in which no training of any model starts by itself.
 
     >>> from evertrain import CsvFile, Project
     >>> project = Project("shop")
@@ -131,6 +132,7 @@ class Project:
         executor: Literal["children", "inline"] = "children",
         notify: Sequence[Callback | Message | Callable[..., Any]] | Callback | Message | Callable[..., Any] = (),
         keep: Retention | None = None,
+        blackout: str | Sequence[str] = (),
         settings: Settings | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -145,6 +147,7 @@ class Project:
             {},
             tuple(_channel(one) for one in channels),
             keep or Retention(),
+            blackout=cast("Any", blackout),
         )
         self.root = Path(root or os.environ.get("EVERTRAIN_PROJECT") or Path.cwd()).resolve()
         self._inline: dict[str, Any] = {}
@@ -211,6 +214,7 @@ class Project:
         rollups: Sequence[Sequence[str]] | None = None,
         overall: str = "Overall",
         storm: Storm | None = None,
+        blackout: str | Sequence[str] = (),
         min_samples: int = 100,
         window: str | timedelta | None = None,
         holdout: str | float = 0.2,
@@ -237,6 +241,7 @@ class Project:
             rollups: models above partitions, each a list of the dimensions it keeps; by default one above all.
             overall: how a rollup is called in messages.
             storm: how many partitions one change may touch before the whole model is trained anew.
+            blackout: windows such as "mon-fri 08:00-18:00", in the project's zone, in which nothing starts by itself.
             min_samples: rows without which nothing is trained.
             window: train on rows of this age at most; needs `time=` at the source.
             holdout: share of the rows that is never trained on, to compare old and new.
@@ -257,6 +262,7 @@ class Project:
             "holdout": holdout,
             "gap": gap,
             "auto": auto,
+            "blackout": blackout,
             "deadline": deadline,
         }
         spec = ModelSpec(

@@ -238,6 +238,54 @@ def _parse_dimensions(value: object) -> object:
     return tuple(Dimension(one) if isinstance(one, str) else one for one in value)
 
 
+_DAYS = {name: i for i, name in enumerate(["mon", "tue", "wed", "thu", "fri", "sat", "sun"])}
+_DAY = f"(?:{'|'.join(_DAYS)})"
+_WINDOW = re.compile(
+    rf"(?:(?P<days>{_DAY}(?:-{_DAY})?(?:,{_DAY}(?:-{_DAY})?)*) )?"
+    r"(?P<start>(?:[01][0-9]|2[0-3]):[0-5][0-9])-(?P<end>(?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00)"
+)
+
+
+def parse_window(value: object) -> tuple[frozenset[int], int, int]:
+    """Return the days (0 = Monday) on which a window begins, and its first and last minute of the day.
+
+    A window whose end is not after its start ends on the next day.
+
+    >>> parse_window("sat 22:00-06:00")
+    (frozenset({5}), 1320, 360)
+    """
+    allowed = "a window such as '08:00-18:00', 'mon-fri 08:00-18:00' or 'sat,sun 00:00-24:00'"
+    found = _WINDOW.fullmatch(value) if isinstance(value, str) else None
+    if found is None or found["start"] == found["end"]:
+        raise ValueError(allowed)
+    days: set[int] = set()
+    for part in (found["days"] or "mon-sun").split(","):
+        first, _, last = part.partition("-")
+        length = (_DAYS[last or first] - _DAYS[first]) % 7
+        days |= {(_DAYS[first] + i) % 7 for i in range(length + 1)}
+    start, end = (int(text[:2]) * 60 + int(text[3:]) for text in (found["start"], found["end"]))
+    return frozenset(days), start, end
+
+
+def _parse_blackout(value: object) -> object:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, Sequence):
+        parse_window(value)  # says what is allowed
+    found = tuple(" ".join(one.lower().split()) if isinstance(one, str) else one for one in cast("Any", listed))
+    _check_ends(found)
+    return found
+
+
+def _check_ends(windows: Sequence[object]) -> None:
+    week = bytearray(7 * 1440)
+    for days, start, end in map(parse_window, windows):
+        for day in days:
+            for minute in range(start, end if end > start else end + 1440):
+                week[(day * 1440 + minute) % len(week)] = 1
+    if all(week):
+        raise ValueError("windows that leave some minute of the week free; to stop training use auto='observe'")
+
+
 def _parse_url(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(
         r"env:[A-Za-z_][A-Za-z0-9_]*|(?!env:)[a-z][a-z0-9+._-]*:.+", value
@@ -279,6 +327,7 @@ Params = Annotated[Mapping[str, Any], BeforeValidator(_parse_params)]
 ImportPath = Annotated[str, BeforeValidator(parse_import_path)]
 Columns = Annotated[tuple[str, ...], BeforeValidator(_text_tuple)]
 Url = Annotated[str, BeforeValidator(_parse_url)]
+Blackout = Annotated[tuple[str, ...], BeforeValidator(_parse_blackout)]
 ChannelUrl = Annotated[str, Field(min_length=1), BeforeValidator(_parse_channel)]
 Text = Annotated[str, Field(min_length=1)]
 ColumnKind = Literal["integer", "number", "boolean", "date", "instant", "text"]
@@ -647,8 +696,6 @@ class Environment:
 Trigger = DataChange | MaxAge | Schedule | ScoreDrop | Environment
 AnyTrigger = Annotated[Trigger, Field(discriminator="kind")]
 
-_DAYS = {name: i for i, name in enumerate(["mon", "tue", "wed", "thu", "fri", "sat", "sun"])}
-
 
 def on_data_change(
     quiet: str | timedelta = "2s", max_delay: str | timedelta = "10m", rollups: str | timedelta | None = None
@@ -783,6 +830,7 @@ class ModelSpec:
     rollups: tuple[Columns, ...] | None = None
     overall: str = "Overall"
     storm: Storm = Storm()
+    blackout: Blackout = ()
     min_samples: Positive = 100
     window: Duration | None = None
     holdout: Share = 0.2
@@ -881,6 +929,7 @@ class ProjectSpec:
     models: Mapping[Name, ModelSpec] = field(default_factory=dict)
     notify: tuple[AnyNotify, ...] = ()
     keep: Retention = Retention()
+    blackout: Blackout = ()
 
     def __post_init__(self) -> None:
         for name, model in self.models.items():
@@ -894,6 +943,11 @@ class ProjectSpec:
                     format_duration(model.window),
                     "a window only where the source declares time=",
                 )
+            try:
+                _check_ends([*self.blackout, *model.blackout])
+            except ValueError as error:
+                listed = [*self.blackout, *model.blackout]
+                raise ConfigError(f"models.{name}.blackout", listed, str(error)) from None
             if isinstance(model.trainer, Inline) and self.executor != "inline":
                 raise ConfigError(
                     f"models.{name}.trainer",

@@ -65,6 +65,10 @@ def status(as_json: Json = False) -> None:
         show.line(
             "No models are declared. `evertrain init FILE.csv` makes the first, or add project.model(…) to the project file."
         )
+    for one in found.models:
+        if one.held:
+            many = "1 training waits" if one.held == 1 else f"{one.held} trainings wait"
+            show.line(f"{one.name}: {many} for the end of a blackout window, {show.moment(one.held_until)}", "magenta")
     worst = next((one for one in found.models if one.health in ("failing", "refused", "no model")), None)
     show.following(f"why {worst.name}" if worst else "start --detach" if not found.monitoring else "history")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evertrain import gate, loader, triggers
+from evertrain import calendar, gate, loader, triggers
 from evertrain.artifacts import Artifacts
 from evertrain.clock import Clock, from_text, local_zone
 from evertrain.config import Home, Settings, project_file, read_settings
@@ -143,6 +143,7 @@ def apply(opened: Opened, project: ProjectSpec, file_digest: str, *, only_if_cha
     Raises:
         ConfigError: a rule in it could never be evaluated.
     """
+    calendar.check_zone("zone", zone_of(project))
     for spec in project.models.values():
         triggers.check(spec)
         gate.check(spec)

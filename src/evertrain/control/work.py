@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evertrain import notify
+from evertrain.clock import to_text
 from evertrain.control.ask import Asked
 from evertrain.control.opened import Opened
 from evertrain.errors import Conflict
@@ -67,7 +68,7 @@ def run_to_end(
     """Wait until a run has ended and return what became of it; train it here when no loop does.
 
     Raises:
-        Conflict: the time is over, or training is paused; the run stays where it is.
+        Conflict: the time is over, training is paused, or a blackout holds it back; the run stays where it is.
     """
     if asked.run_id is None:
         return Outcome(None, "", "not_needed", asked.reason)
@@ -83,6 +84,7 @@ def run_to_end(
             with opened.store.read() as tx:
                 run = runs.run_row(tx, asked.run_id)
                 state, paused = run.state, run.state in _OPEN and models.is_paused(tx, run.model)
+                held_until = items.held_until(tx, asked.run_id) if run.state in _OPEN else None
                 fresh = log.of_run(tx, asked.run_id, seen)
             for event in fresh:
                 seen = event.id
@@ -93,6 +95,11 @@ def run_to_end(
             if paused and not (hands and hands.training):
                 raise Conflict(
                     f"{run.model} is paused, so run {asked.run_id} waits; what serves goes on. `evertrain resume` lets it begin"
+                )
+            if held_until and not (hands and hands.training):
+                raise Conflict(
+                    f"{run.model} is in a blackout window until {to_text(held_until)[:16]}Z, so run {asked.run_id} waits;"
+                    f" what serves goes on. `evertrain trigger {run.model}` trains now"
                 )
             if deadline and time.monotonic() > deadline:
                 raise Conflict(f"run {asked.run_id} is not done after {timeout_s:g} s; it goes on")

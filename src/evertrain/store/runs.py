@@ -86,7 +86,8 @@ def create_run(tx: Tx, run: NewRun) -> int:
     )
     tx.many(
         "UPDATE items SET priority = max(priority, :priority), available_at = min(available_at, :available),"
-        " cause = CASE WHEN correction = 0 AND :correction = 1 THEN :cause ELSE cause END,"
+        # A person's request speaks for the item from now on: a blackout does not hold it back.
+        " cause = CASE WHEN :cause = 'manual' OR (correction = 0 AND :correction = 1) THEN :cause ELSE cause END,"
         " correction = max(correction, :correction), forced = max(forced, :forced) WHERE id = :item",
         [
             {
