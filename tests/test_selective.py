@@ -12,12 +12,15 @@ import pytest
 
 from evertrain import Custom, Project, Settings, Storm, calendar, daily, on_data_change
 from evertrain.clock import ManualClock
-from evertrain.control import ask, data, tell
-from evertrain.errors import ConfigError, Conflict
+from evertrain.control import ask, data, metrics, tell
+from evertrain.errors import ConfigError, Conflict, NotFound, StoreError
 from evertrain.partitions import decode
-from evertrain.store import models
-from evertrain.store.connect import Record
+from evertrain.specs import Cause
+from evertrain.states import ItemState
+from evertrain.store import datasets, demand, items, models, runs
+from evertrain.store.connect import Record, Store
 
+from .test_store_kit import World
 from .test_triggers import Monitor
 
 FRUITS, TOWNS = ("Avocado", "Banana", "Mango"), ("Hermosa", "Pilar")
@@ -154,9 +157,6 @@ def test_a_person_waits_for_no_quiet_period(farm) -> None:
 def test_what_a_person_asked_for_at_once_is_not_delayed_by_a_later_change(farm) -> None:
     place = farm(triggers=CALM)
     with place.opened.store.write() as tx:  # asked, and not planned yet
-        from evertrain.specs import Cause
-        from evertrain.store import demand, models
-
         model = models.by_name(tx, "kg").id
         demand.want(tx, model, "kg", demand.Request(Cause.MANUAL, "asked by ann", "ann"), ['{"fruit":"Avocado"}'])
     place.harvests.edit({"id": 0, "y": 1.0})
@@ -235,7 +235,7 @@ def test_up_to_the_cap_keys_are_asked_for_and_beyond_it_the_whole_model(farm) ->
     assert "more than 3" in json.loads(place.events("decision.fired")[-1].data)["reason"]
 
 
-def champions(place: Farm) -> dict[str, str]:
+def champions(place: Monitor) -> dict[str, str]:
     return {
         row.key: row.digest
         for row in place.rows("SELECT p.key, f.digest FROM partitions p JOIN fits f ON f.id = p.champion_id")
@@ -439,3 +439,222 @@ def test_a_window_lasts_from_wall_time_to_wall_time(windows, now, end) -> None:
     """P-21: as schedules at these times would fire."""
     found = calendar.blackout_until(windows, "Europe/Berlin", datetime.fromisoformat(f"{now}+00:00"))
     assert found == (end and datetime.fromisoformat(f"{end}+00:00"))
+
+
+# --- falling back to a full run ---------------------------------------------------------------------------------
+
+
+def counted(place: Farm) -> dict[str, int]:
+    """The counters by name and labels, as a process that starts now reads them."""
+    store = Store("sqlite:///evertrain.db", place.project.root)
+    try:
+        with store.read() as tx:
+            return {one.name.removeprefix("evertrain_") + "".join(one.labels.values()): one.value
+                    for one in metrics.counters(tx)}  # fmt: skip
+    finally:
+        store.close()
+
+
+def told(place: Farm) -> list[str]:
+    return [json.loads(one.data)["reason"] for one in place.events("run.fallback")]
+
+
+def test_planning_that_fails_trains_the_whole_model_once_and_loses_nothing(farm) -> None:
+    """S0-20, S0-32: a row that cannot be planned from stands for any fault of planning."""
+    place = farm()
+    place.trained()
+    ask_forced = [{"fruit": "Mango", "town": "Pilar"}]
+    with place.opened.store.write() as tx:
+        model = models.by_name(tx, "kg")
+        keys = ask.keys_of(model.spec, ask_forced)
+        demand.want(tx, model.id, "kg", demand.Request(Cause.MANUAL, "asked", "ann", forced=True), keys)
+        tx.run("UPDATE partitions SET cause = 'nonsense' WHERE key = :key", key=keys[0])
+    place.look()
+
+    assert place.trained() == [("Mango", "Pilar")]  # the others know these very rows
+    run = place.rows("SELECT kind, partitions, state, reason FROM runs ORDER BY id DESC")[0]
+    assert (run.kind, run.partitions, run.state) == ("full", 9, "succeeded")
+    assert told(place) == ["planning failed (ValueError: 'nonsense' is not a valid Cause)"]
+    for _ in range(3):
+        place.look()
+    assert counted(place) == {"fallback_total": 1, "runs_totalfull": 2, "runs_totalselective": 0}
+    assert tell.status(place.opened).fallbacks == 1
+
+
+def test_a_plan_that_cannot_be_made_at_all_keeps_what_is_wanted_and_holds_up_no_other_model(farm) -> None:
+    place = farm()
+    declare_second(place.project)
+    place.opened = place.project.opened
+    place.look()
+    with place.opened.store.write() as tx:
+        number = models.by_name(tx, "kg").id
+        tx.run(f"CREATE TRIGGER no_runs BEFORE INSERT ON runs WHEN new.model_id = {number}"
+               " BEGIN SELECT RAISE(ABORT, 'for the test'); END")  # fmt: skip
+    place.harvests.edit({"id": 0, "y": 1.0})
+    place.trained()
+    for _ in range(3):
+        with pytest.raises(StoreError, match=r"what is due cannot be planned: .*for the test"):
+            place.look()
+    place.hands.step(0)
+    place.hands.step(0)
+    assert place.rows("SELECT name FROM models m JOIN runs r ON r.model_id = m.id ORDER BY r.id DESC")[0][0] == "second"
+    assert told(place) == []
+
+    with place.opened.store.write() as tx:
+        tx.run("DROP TRIGGER no_runs")
+    place.look()
+    assert {("Avocado",), ("Avocado", "Hermosa")} <= set(place.trained())
+
+
+def declare_second(project: Project) -> None:
+    project.model(
+        "second", "harvests", target="y", features=["x"], trainer=Custom("toys:Line"), partition_by="town", min_samples=5,
+        triggers=[on_data_change("0s")],
+    )  # fmt: skip
+
+
+def test_a_change_that_reaches_behind_the_kept_history_trains_everything(farm) -> None:
+    """S0-20: what came between is gone, so nobody can tell which partitions it touched."""
+    place = farm()
+    place.trained()
+    for number in range(3):
+        place.harvests.edit({"id": 0, "y": number + 1.0})
+    with place.opened.store.write() as tx:  # tidied away under a model that had seen the first version alone
+        dataset = datasets.by_name(tx, "harvests")
+        datasets.compact(tx, dataset, 3, 100)
+    place.look()
+
+    assert len(place.trained()) == 9
+    assert told(place) == ["its rows before version 3 are gone, and kg has seen version 1"]
+    assert place.reason(model="kg") == (
+        "harvests changed, and its rows before version 3 are gone, and kg has seen version 1: the whole model is asked for"
+    )
+    place.harvests.edit({"id": 0, "y": 9.0})
+    place.look()
+    assert place.trained() == [("Avocado",), ("Avocado", "Hermosa")]  # and from here on it can be told again
+    assert len(told(place)) == 1
+
+
+def test_rows_whose_keys_cannot_be_told_train_everything_once(make, clock) -> None:
+    """S0-14, S0-20: tracking the keys fails, so the whole model is trained, on the new rows."""
+    project = make(settings=Settings(check_s=1e9, lease_s=1e9), clock=clock)
+    days = project.dataset("days", key="id")
+    project.model(
+        "kg", days, target="y", features=["x"], trainer=Custom("toys:Line"), partition_by="day", min_samples=5,
+        triggers=[on_data_change("0s")],
+    )  # fmt: skip
+    frame = rows([("2026-01-01", "a"), ("2026-01-02", "a")]).rename({"fruit": "day"}).drop("town")
+    days.ingest(frame.with_columns(pl.col("day").str.to_date()))
+    place = Monitor(project, clock)
+    place.look()
+    before = champions(place)
+    batch = days.edit({"id": 0, "y": 5.0})
+    with place.opened.store.write() as tx:  # the row as it was before the edit went bad on the disk
+        assert tx.run("UPDATE ds_1 SET c2 = 'no day' WHERE until IS NOT NULL") == 1
+    for _ in range(3):
+        place.look()
+
+    assert data.announcements(place.opened, batch) == [
+        "Records updated. All models of kg are being updated in the background."
+    ]
+    run = place.rows("SELECT id, kind, partitions, outcomes FROM runs ORDER BY id DESC")[0]
+    assert (run.id, run.kind, run.partitions, json.loads(run.outcomes)) == (2, "full", 3, {"promoted": 3})
+    after = champions(place)
+    assert {key for key in after if after[key] != before[key]} == {'{"day":"2026-01-01"}', "{}"}
+    reasons = [
+        json.loads(one.data)["reason"] for one in place.rows("SELECT data FROM events WHERE kind = 'run.fallback'")
+    ]
+    place.close()
+    assert reasons == ["the keys of its rows cannot be told (Invalid isoformat string: 'no day')"]
+
+
+@pytest.mark.parametrize("value", [float("inf"), b"x", ["Pilar"], "\ud800"])
+def test_an_application_that_names_what_cannot_be_a_key_gets_a_full_run(farm, value) -> None:
+    """S0-14, S0-20, S0-32."""
+    place = farm()
+    place.trained()
+    asked = ask.changed(
+        place.opened, "kg", [{"fruit": "Mango", "town": "Pilar"}, {"fruit": "Mango", "town": value}], actor="shop"
+    )
+    place.look()
+
+    assert asked.announcement == "Records updated. All models of kg are being updated in the background."
+    assert len(place.trained()) == 9
+    assert "cannot be the value of a partition key" in told(place)[0]
+    assert counted(place)["fallback_total"] == 1
+
+
+def test_an_application_that_names_no_dimension_is_told_its_mistake(farm) -> None:
+    place = farm()
+    with pytest.raises(NotFound, match="'city' is no dimension; the dimensions are fruit, town"):
+        ask.changed(place.opened, "kg", [{"fruit": "Mango", "city": "Pilar"}], actor="shop")
+    assert told(place) == []
+
+
+def lose(place: World, *, times: int, error_class: str = "crash") -> None:
+    """Take whatever waits, one by one, and lose it, as a worker that dies at each item does."""
+    for _ in range(times):
+        place.clock.advance(seconds=700)
+        owner = place.worker()
+        claim = place.claim(owner, most=1)
+        if claim is None:
+            return
+        item = claim.items[0]
+        end = items.End(item.id, claim.fence, ItemState.FAILED, "its process was ended by SIGKILL", error_class)
+        with place.store.write() as tx:
+            items.retry_items(tx, owner, [end], delay_s=5.0, crashed=error_class == "crash")
+
+
+@pytest.fixture
+def world(store, tmp_path) -> World:
+    place = World(store, tmp_path)
+    place.find("Pilar", "Hermosa", "Orani")
+    place.train()
+    return place
+
+
+def fallbacks(place: World) -> list[str]:
+    with place.store.read() as tx:
+        found = tx.rows("SELECT data FROM events WHERE kind = 'run.fallback' ORDER BY id")
+    return [json.loads(row.data)["reason"] for row in found]
+
+
+@pytest.mark.parametrize("error_class", ["crash", "storage"])
+def test_a_selective_run_that_breaks_is_followed_by_one_full_run_and_no_more(world, error_class) -> None:
+    """S0-20, S0-32: all of it was lost, whatever the partition; the full run that breaks too is the last."""
+    broken = world.asked("Pilar", "Hermosa")
+    lose(world, times=6, error_class=error_class)
+    assert fallbacks(world) == [f"all 2 partitions of run {broken} were lost (its process was ended by SIGKILL)"]
+
+    full = world.plan()
+    with world.store.read() as tx:
+        run = runs.run_row(tx, full)
+    assert (run.kind, run.partitions) == ("full", 4)
+    assert run.reason.startswith("fell back to a full run: all 2 partitions of run")
+    lose(world, times=20, error_class=error_class)
+    assert world.plan() is None
+    assert len(fallbacks(world)) == 1
+
+
+def test_a_partition_that_fails_alone_brings_no_full_run(world) -> None:
+    """It had its own tries; the others of its run, or a run of one, are no sign of broken machinery."""
+    world.asked("Pilar")
+    lose(world, times=6)
+    run = world.asked("Pilar", "Hermosa")
+    claim = world.claim(world.worker(), most=2)
+    world.settle(claim, only=[claim.items[0].id])
+    world.retry(claim, claim.items[1].id, crashed=True)
+    lose(world, times=6)
+
+    with world.store.read() as tx:
+        assert runs.run_row(tx, run).state == "partial"
+    assert fallbacks(world) == []
+
+
+def test_a_run_whose_trainer_fails_on_every_partition_brings_no_full_run(world) -> None:
+    """The trainer would fail on the others, too: that is no fault of the machinery."""
+    world.asked("Pilar", "Hermosa")
+    claim = world.claim(world.worker())
+    world.settle(claim, ItemState.FAILED)
+    assert fallbacks(world) == []
+    assert world.plan() is None

@@ -45,6 +45,7 @@ class Plan:
         cause, reason, actor: of the most urgent partition; each keeps its own.
         full: whether every partition of the model is in it.
         estimate_s: seconds of one worker, by the last measured fits; None before any was measured.
+        fallback: why it is of the whole model, where it could not be told which partitions are due.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Plan:
     reason: str
     actor: str
     estimate_s: float | None
+    fallback: str | None = None
 
     @property
     def full(self) -> bool:

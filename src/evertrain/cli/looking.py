@@ -69,6 +69,10 @@ def status(as_json: Json = False) -> None:
         if one.held:
             many = "1 training waits" if one.held == 1 else f"{one.held} trainings wait"
             show.line(f"{one.name}: {many} for the end of a blackout window, {show.moment(one.held_until)}", "magenta")
+    if found.fallbacks:
+        show.line(
+            f"Fell back to a full run {found.fallbacks} x so far; logs/retraining.log says why each time.", "yellow"
+        )
     worst = next((one for one in found.models if one.health in ("failing", "refused", "no model")), None)
     show.following(f"why {worst.name}" if worst else "start --detach" if not found.monitoring else "history")
 

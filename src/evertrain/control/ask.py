@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evertrain import plan, watch
 from evertrain.control.opened import Opened
-from evertrain.errors import Conflict, NotFound
+from evertrain.errors import Conflict, NotFound, StoreError
 from evertrain.partitions import KeyText, closure, decode, encode
 from evertrain.specs import Cause, ModelSpec
 from evertrain.store import champions, decisions, demand, models, runs, sources
@@ -92,11 +92,18 @@ def changed(opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]],
     """Make partitions due whose rows an application has changed, with the rollups above them.
 
     For applications that keep their own records: the source is read again before anything is trained, so partitions
-    that are new are found, and those whose rows are as they were are left alone.
+    that are new are found, and those whose rows are as they were are left alone. Values that cannot be keys make the
+    whole model due: something changed, and it cannot be told what.
     """
     with opened.store.write(actor) as tx:
         found = models.by_name(tx, model)
-        keys = list(closure(keys_of(found.spec, partitions) or [], found.spec.dimensions, found.spec.levels))
+        try:
+            named = _encoded(found.spec, partitions)
+        except ValueError as error:
+            request = demand.Request(Cause.UPLOAD, f"{actor} changed rows, and {error}", actor, forced=True)
+            demand.fall_back(tx, found.id, model, request)
+            return _planned(tx, found, None)
+        keys = list(closure(named, found.spec.dimensions, found.spec.levels))
         there = champions.known_keys(tx, found.id, keys)
         known = [key for key in keys if key in there]
         if len(known) < len(keys):
@@ -111,11 +118,27 @@ def changed(opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]],
         else:
             request = demand.Request(Cause.UPLOAD, f"{actor} changed rows", actor)
             demand.want(tx, found.id, model, request, known, watch.delay_of(found.spec, known))
-        run_id, made = plan_model(tx, found.id)
-        assert made is not None
-        return Asked(
-            run_id, len(made.wanted), made.total, made.reason, plan.announcement(found.spec, None if storm else known)
-        )
+        return _planned(tx, found, None if storm else known)
+
+
+def _encoded(spec: ModelSpec, partitions: Sequence[Mapping[str, Any]]) -> list[KeyText]:
+    """Return the keys that an application names.
+
+    Raises:
+        NotFound: a name is no dimension of the model, which is a mistake in the application.
+        ValueError: a value cannot be a key.
+    """
+    if strange := [name for one in partitions for name in one if name not in spec.dimensions]:
+        keys_of(spec, [{strange[0]: None}])  # says which there are
+    return [encode(one, spec.dimensions) for one in partitions]
+
+
+def _planned(tx: Tx, model: models.Model, keys: Sequence[KeyText] | None) -> Asked:
+    run_id, made = plan_model(tx, model.id)
+    said = plan.announcement(model.spec, keys)
+    if made is None:  # rollups that wait for their quiet period, or a source that was never read
+        return Asked(None, 0, demand.live(tx, model.id), "noted; it is planned when its time comes", said)
+    return Asked(run_id, len(made.wanted), made.total, made.reason, said)
 
 
 def _leaves(spec: ModelSpec, keys: Sequence[KeyText]) -> int:
@@ -135,6 +158,8 @@ def plan_model(tx: Tx, model_id: int) -> tuple[int | None, plan.Plan | None]:
     made, everything = preview(tx, model)
     if made is None:
         return None, None
+    if made.fallback:
+        demand.fall_back(tx, model.id, model.name, demand.Request(made.cause, made.fallback))
     run = runs.NewRun(
         model.id,
         model.name,
@@ -162,7 +187,37 @@ def plan_model(tx: Tx, model_id: int) -> tuple[int | None, plan.Plan | None]:
 
 
 def preview(tx: Tx, model: models.Model) -> tuple[plan.Plan | None, bool]:
-    """Return the plan that would be made now, and whether it speaks of the whole model; writes nothing."""
+    """Return the plan that would be made now, and whether it speaks of the whole model; writes nothing.
+
+    Where it cannot be told which partitions are due, it is of the whole model, and says why.
+    """
+    try:
+        return _preview(tx, model)
+    except StoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it was, nothing that is wanted may be lost
+        return _whole(tx, model, f"planning failed ({type(error).__name__}: {error})"), True
+
+
+def _whole(tx: Tx, model: models.Model, why: str) -> plan.Plan | None:
+    """Return a plan of everything that asks no partition for its reasons; those that are due are trained for sure."""
+    wanted = [
+        plan.Wanted(
+            row.id,
+            row.key,
+            bool(row.leaf),
+            Cause.DATA_CHANGE,
+            f"fell back to a full run: {why}",
+            forced=row.wanted > row.considered,
+            waiting_item=row.waiting_item,
+        )
+        for row in demand.to_plan(tx, model.id, everything=True)
+    ]
+    made = plan.make(model.spec, wanted, len(wanted), model.seconds_each)
+    return made and replace(made, fallback=why)
+
+
+def _preview(tx: Tx, model: models.Model) -> tuple[plan.Plan | None, bool]:
     asked = demand.whole(tx, model.id)
     everything = bool(asked.wanted > asked.planned)
     wanted = []
@@ -190,15 +245,29 @@ def preview(tx: Tx, model: models.Model) -> tuple[plan.Plan | None, bool]:
 
 
 def plan_all(opened: Opened) -> list[int]:
-    """Plan whatever is due and not planned yet, and return the new runs. Costs what is due, not what exists."""
+    """Plan whatever is due and not planned yet, and return the new runs. Costs what is due, not what exists.
+
+    Raises:
+        StoreError: a model cannot be planned, not even as a whole; the others are planned, and what it wants is kept.
+    """
     with opened.store.read() as tx:
         waiting = demand.models_to_plan(tx)
-    made = []
+    made: list[int] = []
+    problem: Exception | None = None
     for model_id in waiting:
-        with opened.store.write() as tx:
-            run_id, _ = plan_model(tx, model_id)
+        try:
+            with opened.store.write() as tx:
+                run_id, _ = plan_model(tx, model_id)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one model's trouble is not that of the others
+            problem = error
+            continue
         if run_id is not None:
             made.append(run_id)
+    if problem is not None:
+        reason = (str(problem).splitlines() or [""])[0]
+        raise StoreError(f"what is due cannot be planned: {type(problem).__name__}: {reason}") from problem
     return made
 
 

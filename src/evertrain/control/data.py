@@ -69,7 +69,11 @@ def announcements(opened: Opened, batch: Batch) -> list[str]:
             if models.auto_of(project, user.spec) is not Auto.TRAIN:
                 continue
             missing = [name for name in user.spec.dimensions if name not in dataset.columns]
-            keys = [] if missing else watch.touched(tx, user.spec, dataset, batch.version - 1, batch.version)
+            try:
+                keys = [] if missing else watch.touched(tx, user.spec, dataset, batch.version - 1, batch.version)
+            except (ValueError, TypeError):  # they cannot be told, so the whole model is trained
+                said.append(plan.announcement(user.spec, None))
+                continue
             if keys:
                 storm = len(keys) > user.spec.storm.cap(demand.leaves(tx, user.id))
                 all_keys = None if storm else watch.closure_of(user.spec, keys)

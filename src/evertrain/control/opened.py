@@ -190,4 +190,11 @@ def _log(written: list[dict[str, Any]]) -> None:
         logger.log(level, "%s", sentence(event))
 
 
-_WARNINGS = {Kind.SOURCE_FAILED, Kind.WORKER_LOST, Kind.ARTIFACT_DAMAGED, Kind.NOTIFY_FAILED, Kind.ITEMS_REAPED}
+_WARNINGS = {
+    Kind.RUN_FALLBACK,
+    Kind.SOURCE_FAILED,
+    Kind.WORKER_LOST,
+    Kind.ARTIFACT_DAMAGED,
+    Kind.NOTIFY_FAILED,
+    Kind.ITEMS_REAPED,
+}

@@ -59,7 +59,11 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """How a project stands; `monitoring` says whether a loop is alive, `process` which."""
+    """How a project stands; `monitoring` says whether a loop is alive, `process` which.
+
+    Attributes:
+        fallbacks: how many times a model fell back to a full run since the store began.
+    """
 
     project: str
     zone: str
@@ -71,6 +75,7 @@ class Status:
     waiting: int
     running: int
     models: list[ModelStatus]
+    fallbacks: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -93,6 +98,7 @@ def status(opened: Opened) -> Status:
             counts.get("waiting", 0),
             counts.get("running", 0),
             [_model_status(tx, project, model, waiting) for model in models.every(tx)],
+            tx.counter("fallbacks"),
         )
 
 

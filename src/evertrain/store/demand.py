@@ -8,7 +8,7 @@ row and enumerates nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -160,6 +160,14 @@ def want(
         keys=listed[:20],
     )
     return commit
+
+
+def fall_back(tx: Tx, model_id: int, model: str, request: Request) -> int:
+    """Ask for the whole model, because what exactly is due cannot be told or trained; says so, and counts it."""
+    tx.next("fallbacks")
+    tx.event(Kind.RUN_FALLBACK, model=model, actor=request.actor, reason=request.reason)
+    reason = f"fell back to a full run: {request.reason}"
+    return want(tx, model_id, model, replace(request, reason=reason))
 
 
 def _delayed(tx: Tx, model_id: int, delay: Delay) -> dict[str, tuple[str, str]]:

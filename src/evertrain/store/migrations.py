@@ -226,7 +226,16 @@ def _add_delays(tx: Tx) -> None:
     tx.run("ALTER TABLE partitions ADD COLUMN not_before TEXT")
 
 
-MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_create, _add_datasets, _add_counters, _add_delays)
+def _count_runs(tx: Tx) -> None:
+    """Count runs of each kind and fall-backs for good: the log and old runs may be tidied away."""
+    tx.run(
+        "INSERT INTO counters SELECT 'runs_full', count(*) FROM runs WHERE kind = 'full'"
+        " UNION ALL SELECT 'runs_selective', count(*) FROM runs WHERE kind = 'selective'"
+        " UNION ALL SELECT 'fallbacks', 0"
+    )
+
+
+MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_create, _add_datasets, _add_counters, _add_delays, _count_runs)
 
 
 def migrate(store: Store) -> int:
