@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import polars as pl
 import pytest
 
-from evertrain import Custom, Project, Settings, Storm, calendar, daily, on_data_change
+from evertrain import Custom, Project, Settings, Storm, calendar, daily, on_data_change, watch
 from evertrain.clock import ManualClock
-from evertrain.control import ask, data, metrics, tell
+from evertrain.control import ask, data, foresee, metrics, tell
 from evertrain.errors import ConfigError, Conflict, NotFound, StoreError
 from evertrain.partitions import decode
 from evertrain.specs import Cause
@@ -658,3 +661,79 @@ def test_a_run_whose_trainer_fails_on_every_partition_brings_no_full_run(world) 
     world.settle(claim, ItemState.FAILED)
     assert fallbacks(world) == []
     assert world.plan() is None
+
+
+# --- looking at a plan ------------------------------------------------------------------------------------------
+
+
+def everything_in(place: Farm) -> list[str]:
+    """The store as text, row by row."""
+    with closing(sqlite3.connect(place.opened.store.path)) as connection:
+        return list(connection.iterdump())
+
+
+def test_a_preview_is_what_a_request_then_trains_and_writes_nothing(farm) -> None:
+    place = farm()
+    pairs = [{"fruit": "Avocado", "town": "Hermosa"}, {"fruit": "Avocado", "town": "Pilar"}]
+    before = everything_in(place)
+    with place.opened.store.read() as tx:
+        each = models.by_name(tx, "kg").seconds_each
+
+    found = foresee.preview(place.opened, "kg", pairs, actor="ann")
+
+    assert everything_in(place) == before
+    assert (found.kind, found.partitions, found.leaves, found.rollups, found.of) == ("selective", 3, 2, 1, 9)
+    assert (found.causes, found.reason) == ({"manual": 3}, "asked by ann")
+    assert found.estimate_s == found.wall_s == pytest.approx(3 * each)  # one worker: this process
+    assert ask.trigger(place.opened, "kg", pairs, actor="ann").partitions == 3
+
+
+def test_a_preview_of_the_whole_model_is_full(farm) -> None:
+    """S0-19: the full run is there to be asked for, and to be looked at before."""
+    place = farm()
+    found = place.project.plan("kg", full=True)
+    assert (found.kind, found.partitions, found.leaves, found.rollups) == ("full", 9, 6, 3)
+    assert place.project.plan("kg").partitions == 0
+
+    place.trained()
+    done = place.project.trigger("kg", force=True)
+    assert done.counts == {"promoted": 9}
+    assert place.rows("SELECT kind FROM runs ORDER BY id DESC")[0].kind == "full"
+    place.project.trigger("kg", {"fruit": "Mango", "town": "Pilar"}, force=True)
+    assert place.rows("SELECT kind, partitions FROM runs ORDER BY id DESC")[0] == ("selective", 2)
+
+
+def test_a_preview_holds_what_is_due_says_what_waits_and_divides_by_workers(farm) -> None:
+    place = night(farm(project=OFFICE, triggers=CALM))
+    place.opened.settings = replace(place.opened.settings, children=2)
+    with place.opened.store.write() as tx:
+        models.apply(tx, replace(place.project.spec, executor="children"), "python")
+    until(place, "2026-01-06T10:00")
+    place.harvests.edit([{"id": 0, "y": 1.0}, {"id": 30, "y": 1.0}, {"id": 50, "y": 1.0}])
+    with place.opened.store.write() as tx:
+        watch.apply_versions(tx, place.opened.project(), "harvests")
+        each = models.by_name(tx, "kg").seconds_each
+
+    found = place.project.plan("kg")
+    assert (found.partitions, found.leaves, found.causes) == (3, 3, {"upload": 3})
+    assert (found.later, str(found.later_at)) == (3, "2026-01-06 10:05:00+00:00")
+    assert str(found.held_until) == "2026-01-06 17:00:00+00:00"
+    assert found.workers == 2
+    assert (found.estimate_s, found.wall_s) == (pytest.approx(3 * each), pytest.approx(2 * each))
+    assert place.project.plan("kg", {"fruit": "Mango", "town": "Hermosa"}).causes == {"upload": 3, "manual": 2}
+
+
+def test_a_preview_of_an_unknown_partition_names_those_that_are(farm) -> None:
+    place = farm()
+    with pytest.raises(NotFound, match=r"kg has no partition .*Durian.*; it has "):
+        place.project.plan("kg", {"fruit": "Durian", "town": "Pilar"})
+
+
+def test_a_preview_of_what_cannot_be_planned_says_so(farm) -> None:
+    place = farm()
+    with place.opened.store.write() as tx:
+        tx.run("UPDATE partitions SET cause = 'nonsense', wanted = wanted + 100 WHERE key LIKE '%Mango%Pilar%'")
+    found = place.project.plan("kg")
+    assert (found.kind, found.partitions) == ("full", 9)
+    assert "planning failed" in found.reason
+    assert told(place) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -136,9 +135,3 @@ def announcement(spec: ModelSpec, keys: Sequence[str] | None) -> str:
 
 def _models(spec: ModelSpec) -> str:
     return "Models" if getattr(spec, "series", None) is None else "Forecast models"
-
-
-def causes(wanted: Sequence[Wanted]) -> str:
-    """Return how many partitions each cause brought, for a preview."""
-    counted = Counter(one.cause for one in wanted)
-    return ", ".join(f"{number} by {cause.replace('_', ' ')}" for cause, number in counted.most_common())

@@ -18,7 +18,7 @@ from evertrain import specs
 from evertrain import triggers as rules
 from evertrain.clock import Clock
 from evertrain.config import Settings
-from evertrain.control import ask, back, data, tell
+from evertrain.control import ask, back, data, foresee, tell
 from evertrain.control.opened import Opened, apply, open_project
 from evertrain.control.work import Outcome, run_to_end
 from evertrain.datasets import Batch
@@ -364,6 +364,13 @@ class Project:
         """
         asked = ask.changed(self.opened, model, _listed(partition) or [], actor=_user())
         return run_to_end(self.opened, asked) if wait else Outcome.asked(asked)
+
+    def plan(self, model: str, partition: Keys | None = None, *, full: bool = False) -> foresee.Preview:
+        """Return what would be trained now, why, and for how long; writes nothing.
+
+        Without `partition` and `full` it is what is due; with one of them, what `trigger` would train.
+        """
+        return foresee.preview(self.opened, model, _listed(partition), full=full, actor=_user())
 
     def refresh(self) -> None:
         """Do once what the loop does all the time, until nothing is left to do: look, decide, train what is due."""

@@ -66,7 +66,7 @@ def trigger(
         found = models.by_name(tx, model)
         keys = keys_of(found.spec, partitions)
         if keys is not None:
-            _check_keys(tx, found, keys)
+            known(tx, found, keys)
             if rollups:
                 keys = list(closure(keys, found.spec.dimensions, found.spec.levels))
         request = demand.Request(Cause.MANUAL, f"asked by {actor}", actor, forced=force)
@@ -105,20 +105,20 @@ def changed(opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]],
             return _planned(tx, found, None)
         keys = list(closure(named, found.spec.dimensions, found.spec.levels))
         there = champions.known_keys(tx, found.id, keys)
-        known = [key for key in keys if key in there]
-        if len(known) < len(keys):
+        met = [key for key in keys if key in there]
+        if len(met) < len(keys):
             sources.read_again(tx, found.spec.source)  # it holds partitions that nobody has met yet
-        if not known:
+        if not met:
             reason = f"none of these partitions is known yet; {found.spec.source} is read again at the next look"
             return Asked(None, 0, demand.live(tx, found.id), reason)
-        storm = _leaves(found.spec, known) > (cap := found.spec.storm.cap(demand.leaves(tx, found.id)))
+        storm = _leaves(found.spec, met) > (cap := found.spec.storm.cap(demand.leaves(tx, found.id)))
         if storm:
             reason = f"{actor} changed rows of more than {cap} partitions: the whole model is asked for"
             demand.want(tx, found.id, model, demand.Request(Cause.UPLOAD, reason, actor))
         else:
             request = demand.Request(Cause.UPLOAD, f"{actor} changed rows", actor)
-            demand.want(tx, found.id, model, request, known, watch.delay_of(found.spec, known))
-        return _planned(tx, found, None if storm else known)
+            demand.want(tx, found.id, model, request, met, watch.delay_of(found.spec, met))
+        return _planned(tx, found, None if storm else met)
 
 
 def _encoded(spec: ModelSpec, partitions: Sequence[Mapping[str, Any]]) -> list[KeyText]:
@@ -145,11 +145,17 @@ def _leaves(spec: ModelSpec, keys: Sequence[KeyText]) -> int:
     return sum(len(decode(key)) == len(spec.dimensions) for key in keys)
 
 
-def _check_keys(tx: Tx, model: models.Model, keys: Sequence[KeyText]) -> None:
-    known = champions.known_keys(tx, model.id, keys)
-    if unknown := [key for key in keys if key not in known]:
+def known(tx: Tx, model: models.Model, keys: Sequence[KeyText]) -> Sequence[KeyText]:
+    """Return the keys, each of which is a partition or a rollup.
+
+    Raises:
+        NotFound: one is not; names some that are.
+    """
+    there = champions.known_keys(tx, model.id, keys)
+    if unknown := [key for key in keys if key not in there]:
         some = ", ".join(champions.some_keys(tx, model.id))
         raise NotFound(f"{model.name} has no partition {unknown[0]}; it has {some or 'none yet'}")
+    return keys
 
 
 def plan_model(tx: Tx, model_id: int) -> tuple[int | None, plan.Plan | None]:

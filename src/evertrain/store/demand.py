@@ -20,6 +20,12 @@ from evertrain.store.connect import Record, Tx, dump
 
 # Its quiet period is over. Unrest that begins later than now is of a wall clock that was set back since.
 _RIPE = "(p.not_before IS NULL OR p.not_before <= :now OR p.restless_at > :now)"
+_PLACES = (
+    "SELECT p.id, p.key, p.leaf, p.rows, p.wanted, p.considered, p.cause, p.reason, p.actor, p.forced,"
+    " p.champion_id, w.id AS waiting_item, w.run_id AS waiting_run, w.priority AS waiting_priority"
+    " FROM partitions p LEFT JOIN items w ON w.partition_id = p.id AND w.state = 'waiting'"
+    " WHERE p.model_id = :model AND p.state = 'live'"
+)
 _CORRECTIONS = ", ".join(f"'{cause}'" for cause in Cause if cause.is_correction)
 
 
@@ -210,14 +216,25 @@ def whole(tx: Tx, model_id: int) -> Record:
 def to_plan(tx: Tx, model_id: int, *, everything: bool) -> Sequence[Record]:
     """Return the partitions that need a place in a run, with the item that already waits for each, if any."""
     where = "" if everything else f"AND p.wanted > p.planned AND {_RIPE}"
-    return tx.rows(
-        "SELECT p.id, p.key, p.leaf, p.rows, p.wanted, p.considered, p.cause, p.reason, p.actor, p.forced,"
-        " p.champion_id, w.id AS waiting_item, w.run_id AS waiting_run, w.priority AS waiting_priority"
-        " FROM partitions p LEFT JOIN items w ON w.partition_id = p.id AND w.state = 'waiting'"
-        f" WHERE p.model_id = :model AND p.state = 'live' {where} ORDER BY p.id",
+    return tx.rows(f"{_PLACES} {where} ORDER BY p.id", model=model_id, now=tx.now_text)
+
+
+def places(tx: Tx, model_id: int, keys: Sequence[KeyText]) -> Sequence[Record]:
+    """Return partitions by their keys, as `to_plan` does, whether anything is wanted of them or not."""
+    named = "AND p.key IN (SELECT value FROM json_each(:keys))"
+    return tx.rows(f"{_PLACES} {named} ORDER BY p.id", model=model_id, keys=dump(list(keys)))
+
+
+def later(tx: Tx, model_id: int) -> Record:
+    """Return how many partitions wait for the end of their quiet period, and when the last of those is."""
+    row = tx.row(
+        "SELECT count(*) AS number, max(not_before) AS until FROM partitions p"
+        f" WHERE p.model_id = :model AND p.state = 'live' AND p.wanted > p.planned AND NOT {_RIPE}",
         model=model_id,
         now=tx.now_text,
     )
+    assert row is not None
+    return row
 
 
 def mark_planned(tx: Tx, model_id: int, partition_ids: Sequence[int], *, everything: bool) -> None:
