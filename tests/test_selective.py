@@ -21,7 +21,7 @@ from evertrain.partitions import decode
 from evertrain.specs import Cause
 from evertrain.states import ItemState
 from evertrain.store import datasets, demand, items, models, runs
-from evertrain.store.connect import Record, Store
+from evertrain.store.connect import Record, Store, Tx
 
 from .test_store_kit import World
 from .test_triggers import Monitor
@@ -637,6 +637,37 @@ def test_a_selective_run_that_breaks_is_followed_by_one_full_run_and_no_more(wor
     lose(world, times=20, error_class=error_class)
     assert world.plan() is None
     assert len(fallbacks(world)) == 1
+
+
+def test_a_selective_run_whose_workers_all_died_is_followed_by_one_full_run(world) -> None:
+    """S0-20: each item was lost three times, the last time alone, with the process that held it."""
+    world.asked("Pilar", "Hermosa")
+    for _ in range(6):
+        assert world.claim(world.worker(), most=1) is not None
+        world.clock.advance(seconds=31)
+        world.reap()
+    assert len(fallbacks(world)) == 1
+    assert "all 2 partitions" in fallbacks(world)[0]
+
+
+def test_looking_for_what_is_due_costs_what_is_due(world) -> None:
+    """Nothing enumerates all partitions on a tick, or for a plan of some: both go by the index of what is unplanned."""
+    asked: list[str] = []
+
+    class Explained(Tx):
+        def rows(self, sql: str, **params: Any) -> Sequence[Record]:
+            asked.extend(row[3] for row in super().rows(f"EXPLAIN QUERY PLAN {sql}", **params))
+            return super().rows(sql, **params)
+
+    with world.store.read() as tx:
+        tx.__class__ = Explained
+        demand.models_to_plan(tx)
+        demand.to_plan(tx, 1, everything=False)
+        demand.later(tx, 1)
+    looked = [line for line in asked if line.split()[:2] in (["SCAN", "p"], ["SEARCH", "p"])]
+    by_model = [line for line in looked if "partitions_unplanned" not in line]
+    assert len(looked) == 4
+    assert by_model == ["SEARCH p USING INDEX partitions_behind (model_id=?)"]  # whether a model has any at all
 
 
 def test_a_partition_that_fails_alone_brings_no_full_run(world) -> None:
