@@ -46,7 +46,9 @@ GROUPS = [
     ("Sources", [specs.CsvFile, specs.ParquetFile, specs.SqlQuery, specs.Function, specs.BadRows]),
     ("Trainers", [specs.Estimator, specs.Command, specs.Custom]),
     ("Triggers", [specs.DataChange, specs.MaxAge, specs.Schedule, specs.ScoreDrop, specs.Environment]),
-    ("Gate, partitions, retention, notifications", [specs.Gate, specs.Dimension, specs.Retention, specs.Callback, specs.Message]),
+    ("Gate, partitions, retention, notifications", [
+        specs.Gate, specs.Dimension, specs.Storm, specs.Retention, specs.Callback, specs.Message,
+    ]),
 ]  # fmt: skip
 SHORT = [
     specs.on_data_change, specs.max_age, specs.daily, specs.weekly, specs.monthly, specs.cron, specs.on_score_drop,

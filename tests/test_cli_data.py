@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -117,3 +118,19 @@ def test_predictions_are_never_written_over_a_source_nor_lost_at_the_end(shell: 
     assert (tmp_path / "rows.csv").read_bytes() == before
     (tmp_path / "none.csv").write_text("x\n")
     assert "0 predictions written" in shell.ok("predict", "line", "--data", "none.csv", "--out", "out.csv").out
+
+
+def test_a_plan_is_looked_at_before_it_is_asked_for(shell: Shell, farm):
+    """S0-19: of a partition with what stands above it, and of the whole model; and what status counts afterwards."""
+    shell.ok("ingest", "harvests", "first.csv")
+    shell.ok("trigger", "kg")
+    one = shell.ok("plan", "kg", "--partition", "town=T0")
+    assert "2 of 3 (1 + 1 above)" in one.out
+    assert one.following == "evertrain trigger kg --partition town=T0"
+    whole = json.loads(shell.ok("plan", "kg", "--full", "--json").out)[0]
+    assert (whole["kind"], whole["leaves"], whole["rollups"], whole["causes"]) == ("full", 2, 1, {"manual": 3})
+    assert whole["wall_s"] == whole["estimate_s"] > 0
+    assert shell.ok("plan", "kg", "--full").following == "evertrain trigger kg"
+    assert "Nothing new is due." in shell.ok("plan").out
+    assert "allowed: the name of a model" in shell("plan", "--full").err
+    assert "Fell back" not in shell.ok("status").out

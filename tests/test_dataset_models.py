@@ -219,9 +219,30 @@ def test_an_application_that_keeps_its_own_records_says_what_changed(make, folde
     done = project.changed("kg", [{"fruit": "Mango", "town": "Pilar"}], wait=True)
 
     assert done.counts == {"promoted": 2}
+    assert done.announcement == (
+        "Records updated. Models for Mango in Pilar and Overall are being updated in the background."
+    )
     assert set(trained(project)) == {("Mango", "Pilar"), ("Mango",)}
     unknown = project.changed("kg", [{"fruit": "Durian", "town": "Pilar"}], wait=True)
     assert "none of these partitions is known yet" in unknown.reason
+
+
+def test_a_pair_that_an_application_names_first_is_found_and_trained(make, folder):
+    """S0-02: nothing else reads the source of this model, which has no trigger."""
+    project = make()
+    rows(PAIRS).write_csv(folder / "rows.csv")
+    source = project.source("harvests", CsvFile("rows.csv"))
+    project.model(
+        "kg", source, target="y", features=["x"], trainer=Custom("toys:Line"), partition_by=["fruit", "town"],
+        rollups=[["fruit"]], min_samples=5, triggers=[],
+    )  # fmt: skip
+    project.refresh()
+    rows([*PAIRS, ("Durian", "Pilar")]).write_csv(folder / "rows.csv")
+
+    project.changed("kg", {"fruit": "Durian", "town": "Pilar"})
+    project.refresh()
+
+    assert set(trained(project)) == {("Durian", "Pilar"), ("Durian",)}
 
 
 def declare(project, **options):

@@ -203,3 +203,62 @@ def test_the_message_names_up_to_three_of_each_and_counts_more() -> None:
     assert say(("Banana", "Pilar"), ("Avocado", "Hermosa")) == "Avocado, Banana in Hermosa, Pilar and Overall"
     many = [(f"fruit {i}", f"town {i % 3}") for i in range(5)]
     assert say(*many) == "5 commodities in 3 municipalities and Overall"
+
+
+def fruit_shop(**options: object) -> ModelSpec:
+    made = model(
+        partition_by=[
+            Dimension("fruit", "commodity", "commodities"),
+            Dimension("town", "municipality", "municipalities"),
+        ],
+        rollups=[["fruit"]],
+        **options,
+    )
+    object.__setattr__(made, "series", "stands for any declaration of a series")
+    return made
+
+
+def told(spec: ModelSpec, pairs: list[tuple[str, str]]) -> str:
+    leaves = [encode({"fruit": fruit, "town": town}, spec.dimensions) for fruit, town in pairs]
+    return plan.announcement(spec, list(closure(leaves, spec.dimensions, spec.levels)))
+
+
+def test_few_forecast_models_are_announced_by_name() -> None:
+    """S0-23, word for word."""
+    assert told(fruit_shop(), [("Banana", "Pilar"), ("Avocado", "Hermosa")]) == (
+        "Records updated. Forecast models for Avocado, Banana in Hermosa, Pilar and Overall are being updated in the"
+        " background."
+    )
+
+
+def test_many_forecast_models_are_announced_by_number() -> None:
+    """S0-24, word for word."""
+    assert told(fruit_shop(), [(f"fruit {i}", f"town {i % 3}") for i in range(5)]) == (
+        "Records updated. Forecast models for 5 commodities in 3 municipalities and Overall are being updated in the"
+        " background."
+    )
+
+
+@pytest.mark.parametrize(
+    ("fruits", "towns", "said"),
+    [
+        (1, 1, "F0 in T0 and Overall"),
+        (3, 3, "F0, F1, F2 in T0, T1, T2 and Overall"),
+        (4, 1, "4 commodities in 1 municipality and Overall"),
+        (1, 4, "1 commodity in 4 municipalities and Overall"),
+        (4, 4, "4 commodities in 4 municipalities and Overall"),
+    ],
+)
+def test_beyond_three_of_either_both_are_counted_and_one_is_singular(fruits: int, towns: int, said: str) -> None:
+    """S0-23, S0-24, 4.6 (25): the boundary, and the singular."""
+    pairs = [(f"F{i}", f"T{j}") for i in range(fruits) for j in range(towns)]
+    assert f"Forecast models for {said} are" in told(fruit_shop(), pairs)
+
+
+def test_models_without_a_series_and_other_words_for_the_rollup_are_announced_so() -> None:
+    """S0-23: the words are the declaration's."""
+    spec = model(partition_by=["town"], overall="all towns")
+    leaves = [encode({"town": "Pilar"}, ["town"])]
+    assert plan.announcement(spec, list(closure(leaves, ["town"], spec.levels))) == (
+        "Records updated. Models for Pilar and all towns are being updated in the background."
+    )

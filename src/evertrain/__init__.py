@@ -20,7 +20,8 @@ _PLACES = {
     "evertrain.project": ["Project"],
     "evertrain.specs": [
         "BadRows", "Callback", "Command", "CsvFile", "Custom", "Dimension", "Estimator", "Function", "Gate", "Message",
-        "ParquetFile", "Retention", "Series", "SqlQuery", "cron", "daily", "max_age", "monthly", "on_data_change",
+        "ParquetFile", "Retention", "Series", "SqlQuery", "Storm", "cron", "daily", "max_age", "monthly",
+        "on_data_change",
         "on_environment_change", "on_score_drop", "sql_table", "weekly",
     ],
     "evertrain.config": ["Settings"],
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from evertrain.specs import Retention as Retention
     from evertrain.specs import Series as Series
     from evertrain.specs import SqlQuery as SqlQuery
+    from evertrain.specs import Storm as Storm
     from evertrain.specs import cron as cron
     from evertrain.specs import daily as daily
     from evertrain.specs import max_age as max_age

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from calendar import isleap, monthrange
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import count, islice, takewhile
 from typing import Literal
@@ -24,7 +24,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from evertrain.errors import ConfigError
-from evertrain.specs import Schedule
+from evertrain.specs import Schedule, parse_window
 
 MANY = 1000
 """Where `missed` stops counting: a minutely schedule misses 576,000 slots in 400 days, and nobody needs the digits."""
@@ -111,6 +111,37 @@ def missed(schedule: Schedule, zone: str, since: datetime, now: datetime) -> tup
     return latest, sum(1 for _ in islice(earlier, MANY))
 
 
+def blackout_until(windows: Sequence[str], zone: str, now: datetime) -> datetime | None:
+    """Return when the windows that hold at `now` are over, in UTC; None outside of all of them.
+
+    A window begins and ends as a schedule at those times fires: a time that is skipped counts when the gap ends, one
+    that comes twice counts the first time.
+
+    >>> str(blackout_until(["mon-fri 08:00-18:00"], "Europe/Berlin", datetime(2026, 1, 5, 12, tzinfo=UTC)))
+    '2026-01-05 17:00:00+00:00'
+    """
+    where, parsed, reached = check_zone("zone", zone), [parse_window(one) for one in windows], _utc(now)
+    while reached - now < timedelta(days=8):  # together, windows of two declarations might leave no minute free
+        ends = [end for one in parsed if (end := _end_of(one, where, reached)) is not None]
+        if not ends:
+            break
+        reached = max(ends)
+    return reached if reached > now else None
+
+
+def _end_of(window: tuple[frozenset[int], int, int], zone: ZoneInfo, now: datetime) -> datetime | None:
+    days, start, end = window
+    today = _shown(now, zone).date()
+    for day in (today - timedelta(days=1), today):
+        if day.weekday() in days:
+            midnight = datetime.combine(day, time())
+            begins = _instant(midnight + timedelta(minutes=start), zone)
+            ends = _instant(midnight + timedelta(minutes=end if end > start else end + 1440), zone)
+            if begins <= now < ends:
+                return ends
+    return None
+
+
 def words(schedule: Schedule, zone: str) -> str:
     """Return the rule for people.
 
@@ -184,7 +215,18 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _zone(schedule: Schedule, zone: str) -> ZoneInfo:
-    name, key = ("zone", zone) if schedule.zone is None else ("Schedule.zone", schedule.zone)
+    return check_zone("zone", zone) if schedule.zone is None else check_zone("Schedule.zone", schedule.zone)
+
+
+def check_zone(name: str, key: str) -> ZoneInfo:
+    """Return a time zone.
+
+    Args:
+        name: of the setting that names it, for the refusal.
+
+    Raises:
+        ConfigError: there is no such zone.
+    """
     try:
         return ZoneInfo(key)
     except (KeyError, ValueError, OSError):  # not found; a path or not text; a folder such as "Europe"

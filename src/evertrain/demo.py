@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +26,37 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from evertrain import registry
 from evertrain.cli.show import duration, quoted
-from evertrain.control import tell
+from evertrain.control import data, tell
 from evertrain.control.opened import Opened, open_project
 from evertrain.control.work import LOOP_ROLE, loop_alive
 from evertrain.errors import EvertrainError
 from evertrain.events import Kind, numbers
+from evertrain.forecasts import Forecasts
 from evertrain.serving import Predictor
 from evertrain.store import demand, items, leases, log, models
 
 TOWNS = 40
+_FRUITS = ("Avocado", "Banana", "Calamansi", "Durian", "Guyabano", "Jackfruit", "Mango", "Papaya")
+_BATAAN = ("Abucay", "Bagac", "Balanga", "Dinalupihan", "Hermosa", "Limay", "Mariveles", "Morong", "Orani", "Orion",
+           "Pilar", "Samal")  # fmt: skip
+_MONTHS = 48
 _STORE = "sqlite:///evertrain.db"
 _PATIENCE_S = 90
 _RECORDED_WIDTH = 112
 
-_PROJECT = '''"""The demo project: two models on two files. Change it and run `evertrain reload`."""
+_PROJECT = '''"""The demo project: models on two files, and forecasts of records that Evertrain keeps.
+
+Change it and run `evertrain reload`.
+"""
 
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import Ridge
 
-from evertrain import CsvFile, Gate, Project, max_age, on_data_change, on_score_drop, weekly
+from evertrain import (
+    CsvFile, Dimension, Gate, Project, Series, SklearnForecaster, max_age, on_data_change, on_score_drop, weekly,
+)
 
 project = Project("demo")
 
@@ -70,6 +83,19 @@ project.model(
     triggers=[on_data_change(quiet="1s"), max_age("48h")],
     partition_by="town",
     min_samples=30,
+)
+
+# Generated harvest records, labelled so: a forecast for each fruit in each of the 12 towns of Bataan, and for each fruit.
+harvests = project.dataset("harvests", key=["record_id"], time="month")
+project.model(
+    "harvest",
+    harvests,
+    target="kg",
+    trainer=SklearnForecaster(Ridge()),
+    series=Series(h=6, freq="MS"),
+    partition_by=[Dimension("fruit", "fruit", "fruits"), Dimension("town", "town", "towns")],
+    rollups=[["fruit"]],
+    triggers=[on_data_change(quiet="0s")],
 )
 '''
 
@@ -215,14 +241,14 @@ def play(root: Path, screen: Screen) -> int:
     """Play all scenes in a fresh folder."""
     _build(root)
     screen.line(
-        f"Evertrain keeps models fresh. Seven scenes in {_relative(root)}, under two minutes, nothing acted;", "bold"
+        f"Evertrain keeps models fresh. Nine scenes in {_relative(root)}, under two minutes, nothing acted;", "bold"
     )
     screen.line(f"every step is written to {_relative(root / 'logs' / 'retraining.log')}.", "bold")
     opened = open_project(root, store=_STORE, actor="demo")
     show = Play(root, screen, opened)
     try:
         for number, scene in enumerate(
-            (_first, _good_rows, _touched, _shuffled, _one_town, _killed, _rollback), start=1
+            (_first, _good_rows, _touched, _shuffled, _one_town, _killed, _rollback, _harvests, _corrected), start=1
         ):
             scene(show, number)
         _closing(show)
@@ -240,13 +266,17 @@ def _first(show: Play, number: int) -> None:
     show.start_loop()
 
     def trained() -> bool:
-        found = tell.status(show.opened).models
+        found = _of_files(show)
         return len(found) == 2 and all(one.serving == one.partitions > 0 and not one.open_items for one in found)
 
     show.wait(trained, "training")
-    for one in tell.status(show.opened).models:
+    for one in _of_files(show):
         many = f", {one.partitions} partitions" if one.partitions > 1 else ""
         show.screen.line(f"   {one.name} {one.versions[0]} serves: {tell.shown_score(one)}{many}", "green")
+
+
+def _of_files(show: Play) -> list[tell.ModelStatus]:
+    return [one for one in tell.status(show.opened).models if one.name in ("iris", "housing")]
 
 
 def _good_rows(show: Play, number: int) -> None:
@@ -355,6 +385,61 @@ def _rollback(show: Play, number: int) -> None:
     show.screen.line(f"   {next(one for one in answer.splitlines() if one.startswith('Rolled back'))}", "green")
 
 
+def _harvests(show: Play, number: int) -> None:
+    series = len(_FRUITS) * (len(_BATAAN) + 1)
+    show.screen.scene(
+        number,
+        f"Four years of harvest records (generated, with a season) are ingested: {len(_FRUITS)} fruits, the"
+        f" {len(_BATAAN)} towns of Bataan, {series} forecasts.",
+    )
+    batch = data.ingest(show.opened, "harvests", show.root / "data/raw/harvests.csv", actor="demo")
+    show.screen.line(f"   {batch}")
+
+    def ready() -> bool:
+        found = next(one for one in tell.status(show.opened).models if one.name == "harvest")
+        return found.serving == series and not found.open_items
+
+    before = time.monotonic()
+    show.wait(ready, "fitting, testing and forecasting")
+    took = time.monotonic() - before
+    show.screen.line(
+        f"   {series} forecasts of 6 months are stored after {duration(took)}, each backtested first", "green"
+    )
+
+
+def _corrected(show: Play, number: int) -> None:
+    fruit, town = "Avocado", "Hermosa"
+    show.screen.scene(
+        number,
+        f"One record of {fruit} in {town} was typed ten times too high; it is corrected, and two forecasts follow.",
+    )
+    reader = Forecasts(show.opened.store, show.opened.artifacts, "harvest")
+    named = [{"fruit": fruit, "town": town}, {"fruit": fruit}]
+    before, all_before = [reader.read(one) for one in named], _stored(show)
+    wrong = _slip()
+    edit = {"record_id": wrong["record_id"], "kg": wrong["kg"] / 10}
+    run = show.newest_run()
+    batch = data.edit(show.opened, "harvests", [edit], actor="demo")
+    for said in data.announcements(show.opened, batch):
+        show.screen.line(f"   {said}")
+    show.ended("harvest", run, "training two of 104")
+    after, all_after = [reader.read(one) for one in named], _stored(show)
+    for old, new in zip(before, after, strict=True):
+        show.screen.line(
+            f"   {old.partition:<17} {old.version} -> {new.version}   next 6 months"
+            f" {sum(old.mean):>8,.0f} kg -> {sum(new.mean):>8,.0f} kg",
+            "green",
+        )
+    same = sum(all_before[key] == all_after[key] for key in all_after)
+    show.screen.line(f"   {same} other forecasts are the same to the last bit, and were readable all the time")
+
+
+def _stored(show: Play) -> dict[str, str]:
+    """Return every stored forecast of the harvest, by partition."""
+    with show.opened.store.read() as tx:
+        return {row.key: row.frame for row in registry.all_forecasts(tx, "harvest")}
+
+
 def _closing(show: Play) -> None:
     found = tell.history(show.opened, limit=100)
     ends: dict[str, int] = {}
@@ -377,7 +462,7 @@ def _closing(show: Play) -> None:
     show.screen.line()
     show.screen.line("Look around:", "bold")
     again = "make demo" if Path("Makefile").exists() else f"{_python()} -m evertrain.demo"
-    for command in ("status", "why iris", "history"):
+    for command in ("status", "why iris", "history", "forecast harvest -p fruit=Mango,town=Orani"):
         show.screen.line(f"   {_command(command, show.root)}")
     show.screen.line(f"Go on watching: KEEP=1 {again}, then edit the files in {_relative(show.root / 'data' / 'raw')}.")
 
@@ -432,6 +517,8 @@ def _build(root: Path) -> None:
     (root / "data/raw/iris.csv").write_text("".join(_flowers()[:111]))
     rows = [line for number in range(TOWNS) for line in _houses(f"Town {number:02d}", 60, first=number * 60)]
     (root / "data/raw/housing.csv").write_text("id,town,area_m2,rooms,age_years,price\n" + "".join(rows))
+    lines = (f"{one['record_id']},{one['fruit']},{one['town']},{one['month']},{one['kg']}\n" for one in _records())
+    (root / "data/raw/harvests.csv").write_text("record_id,fruit,town,month,kg\n" + "".join(lines))
 
 
 def _flowers() -> list[str]:
@@ -458,6 +545,32 @@ def _houses(town: str, number: int, *, first: int) -> Iterator[str]:
         area, rooms, age = random.uniform(35, 180), int(random.integers(1, 7)), int(random.integers(0, 90))
         price = level * area + 9_000 * rooms - 450 * age + random.normal(0, 9_000)
         yield f"{first + place},{town},{area:.1f},{rooms},{age},{price:.0f}\n"
+
+
+def _records() -> Iterator[dict[str, Any]]:
+    """Return generated harvests of the last four years: a season for each fruit, a level for each town, and noise."""
+    import numpy as np
+
+    random = np.random.default_rng(12)
+    today = date.today()  # noqa: DTZ011 - months of people's calendar
+    last = today.year * 12 + today.month - 2
+    number = 0
+    for fruit_number, fruit in enumerate(_FRUITS):
+        for town_number, town in enumerate(_BATAAN):
+            level = 120 + 35 * ((fruit_number * 5 + town_number * 3) % 11)
+            for month in range(last - _MONTHS + 1, last + 1):
+                season = 1 + 0.45 * np.sin(2 * np.pi * (month + 1.5 * fruit_number) / 12)
+                kg = level * season * (1 + 0.004 * (month - last)) + random.normal(0, 0.04 * level)
+                number += 1
+                slipped = 10 if (fruit, town, month) == ("Avocado", "Hermosa", last - 9) else 1
+                day = f"{month // 12}-{month % 12 + 1:02}-01"
+                yield {"record_id": number, "fruit": fruit, "town": town, "month": day, "kg": round(kg * slipped, 1)}
+
+
+def _slip() -> dict[str, Any]:
+    """Return the record that was typed ten times too high."""
+    own = [one for one in _records() if (one["fruit"], one["town"]) == ("Avocado", "Hermosa")]
+    return max(own, key=lambda one: float(one["kg"]))
 
 
 def _with_shuffled_labels(text: str) -> str:

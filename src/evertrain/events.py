@@ -41,6 +41,7 @@ class Kind(StrEnum):
     RUN_CREATED = "run.created"  # a plan became a run
     RUN_STARTED = "run.started"  # the first item was taken; the version number is drawn
     RUN_ENDED = "run.ended"  # every item has ended
+    RUN_FALLBACK = "run.fallback"  # what exactly is due cannot be told or trained; the whole model is asked for
     RUN_CANCELLED = "run.cancelled"  # a person asked to cancel; running items end soon
     ITEMS_CLAIMED = "items.claimed"  # a worker took items
     ITEMS_SETTLED = "items.settled"  # items ended: promoted, rejected, skipped, failed …
@@ -126,6 +127,7 @@ _SENTENCES: dict[Kind, str] = {
     Kind.RUN_CREATED: "planned by {actor}: {reason}",
     Kind.RUN_STARTED: "started",
     Kind.RUN_ENDED: "{state}: {outcomes}",
+    Kind.RUN_FALLBACK: "falls back to a full run: {reason}",
     Kind.RUN_CANCELLED: "cancel asked for by {actor}",
     Kind.ITEMS_CLAIMED: "items {items} taken by {owner}",
     Kind.ITEMS_SETTLED: "items ended: {outcomes}",

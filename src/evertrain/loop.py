@@ -119,12 +119,14 @@ class Loop:
         return bool(held and held["owner"] == self.hands.owner and held["stop_requested"])
 
     def idle(self) -> bool:
-        """Return whether nothing runs, waits or is due."""
+        """Return whether nothing runs, waits or is due, but for what a blackout or a quiet period holds back."""
         self._notify()  # what has just ended is told before anybody goes home
         if self.hands.busy or self.memory.looked or self.memory.under_way:
             return False
         with self.opened.store.read() as tx:
-            return not items.open_counts(tx) and not demand.models_to_plan(tx)
+            counts = items.open_counts(tx)
+            held = sum(number for number, _ in items.held_back(tx).values()) if counts else 0
+            return sum(counts.values()) == held and not demand.models_to_plan(tx)
 
     # --- watching, telling, tidying ---------------------------------------------------------------------------
 

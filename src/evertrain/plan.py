@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +44,7 @@ class Plan:
         cause, reason, actor: of the most urgent partition; each keeps its own.
         full: whether every partition of the model is in it.
         estimate_s: seconds of one worker, by the last measured fits; None before any was measured.
+        fallback: why it is of the whole model, where it could not be told which partitions are due.
     """
 
     model: str
@@ -54,6 +54,7 @@ class Plan:
     reason: str
     actor: str
     estimate_s: float | None
+    fallback: str | None = None
 
     @property
     def full(self) -> bool:
@@ -116,7 +117,21 @@ def message(spec: ModelSpec, keys: Sequence[str]) -> str:
     return f"{listed} and {spec.overall}" if whole else listed
 
 
-def causes(wanted: Sequence[Wanted]) -> str:
-    """Return how many partitions each cause brought, for a preview."""
-    counted = Counter(one.cause for one in wanted)
-    return ", ".join(f"{number} by {cause.replace('_', ' ')}" for cause, number in counted.most_common())
+def announcement(spec: ModelSpec, keys: Sequence[str] | None) -> str:
+    """Return the sentence for whoever changed records: which models are being updated.
+
+    Args:
+        keys: the partitions and rollups that are trained; None is the whole model.
+
+    >>> from evertrain.specs import Command
+    >>> spec = ModelSpec("m", "s", "y", Command("train"), partition_by=["town"])
+    >>> announcement(spec, ['{"town":"Pilar"}', '{}'])
+    'Records updated. Models for Pilar and Overall are being updated in the background.'
+    """
+    if keys is None:
+        return f"Records updated. All {_models(spec).lower()} of {spec.name} are being updated in the background."
+    return f"Records updated. {_models(spec)} for {message(spec, keys)} are being updated in the background."
+
+
+def _models(spec: ModelSpec) -> str:
+    return "Models" if spec.series is None else "Forecast models"

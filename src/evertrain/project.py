@@ -11,14 +11,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from evertrain import forecasting, specs
 from evertrain import gate as gates
 from evertrain import triggers as rules
 from evertrain.clock import Clock
 from evertrain.config import Settings
-from evertrain.control import ask, back, data, tell
+from evertrain.control import ask, back, data, foresee, tell
 from evertrain.control.forecast import filtered
 from evertrain.control.opened import Opened, apply, open_project
 from evertrain.control.work import Outcome, run_to_end
@@ -43,6 +43,7 @@ from evertrain.specs import (
     Retention,
     Series,
     Source,
+    Storm,
     Trigger,
 )
 from evertrain.trainers.describe import describe
@@ -111,6 +112,7 @@ class Project:
             live in a notebook.
         notify: `Callback`, `Message` or a function `(model_name, status, duration, **kwargs)` of a module.
         keep: how long fits and events are kept.
+        blackout: windows such as "mon-fri 08:00-18:00" in which no training of any model starts by itself.
 
     >>> from evertrain import CsvFile, Project
     >>> project = Project("shop")
@@ -133,6 +135,7 @@ class Project:
         executor: Literal["children", "inline"] = "children",
         notify: Sequence[Callback | Message | Callable[..., Any]] | Callback | Message | Callable[..., Any] = (),
         keep: Retention | None = None,
+        blackout: str | Sequence[str] = (),
         settings: Settings | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -147,6 +150,7 @@ class Project:
             {},
             tuple(_channel(one) for one in channels),
             keep or Retention(),
+            blackout=cast("Any", blackout),
         )
         self.root = Path(root or os.environ.get("EVERTRAIN_PROJECT") or Path.cwd()).resolve()
         self._inline: dict[str, Any] = {}
@@ -214,6 +218,8 @@ class Project:
         partition_by: str | Dimension | Sequence[str | Dimension] = (),
         rollups: Sequence[Sequence[str]] | None = None,
         overall: str = "Overall",
+        storm: Storm | None = None,
+        blackout: str | Sequence[str] = (),
         min_samples: int | None = None,
         window: str | timedelta | None = None,
         holdout: str | float = 0.2,
@@ -240,6 +246,8 @@ class Project:
             partition_by: columns that divide the model; each of their values is trained alone.
             rollups: models above partitions, each a list of the dimensions it keeps; by default one above all.
             overall: how a rollup is called in messages.
+            storm: how many partitions one change may touch before the whole model is trained anew.
+            blackout: windows such as "mon-fri 08:00-18:00", in the project's zone, in which nothing starts by itself.
             min_samples: rows without which nothing is trained; by default 100, and one for a forecast.
             window: train on rows of this age at most; needs `time=` at the source.
             holdout: share of the rows that is never trained on, to compare old and new.
@@ -260,6 +268,7 @@ class Project:
             "holdout": holdout,
             "gap": gap,
             "auto": auto,
+            "blackout": blackout,
             "deadline": deadline,
         }
         spec = ModelSpec(
@@ -274,6 +283,7 @@ class Project:
             triggers=(specs.DataChange(),) if triggers is None else tuple(triggers),
             rollups=None if rollups is None else tuple(tuple(one) for one in rollups),
             overall=overall,
+            storm=storm or Storm(),
             min_samples=min_samples,
             trainer_version=trainer_version,
             memory_mb=memory_mb,
@@ -399,6 +409,13 @@ class Project:
         """
         asked = ask.changed(self.opened, model, _listed(partition) or [], actor=_user())
         return run_to_end(self.opened, asked) if wait else Outcome.asked(asked)
+
+    def plan(self, model: str, partition: Keys | None = None, *, full: bool = False) -> foresee.Preview:
+        """Return what would be trained now, why, and for how long; writes nothing.
+
+        Without `partition` and `full` it is what is due; with one of them, what `trigger` would train.
+        """
+        return foresee.preview(self.opened, model, _listed(partition), full=full, actor=_user())
 
     def refresh(self) -> None:
         """Do once what the loop does all the time, until nothing is left to do: look, decide, train what is due."""

@@ -343,6 +343,11 @@ def leaf_forecasts(tx: Tx, model: str) -> Sequence[Record]:
     return tx.rows(f"{_SERVED} AND p.leaf", model=model)
 
 
+def all_forecasts(tx: Tx, model: str) -> Sequence[Record]:
+    """Return the forecasts of all partitions and rollups of a model."""
+    return tx.rows(_SERVED, model=model)
+
+
 def no_model_yet(tx: Tx, model_id: int, spec: ModelSpec, key: KeyText) -> str:
     """Return why nothing answers yet, and how far the first training is."""
     name = label(decode(key), spec.dimensions, spec.overall) if spec.partition_by else spec.name

@@ -88,8 +88,15 @@ def _fields_of(where: str) -> list[str]:
 def _fields_at(where: str, loc: Sequence[str]) -> list[str]:
     """Return the fields of the declaration at a place, e.g. of the Gate at "project", ["models", "iris", "gate"]."""
     found: Any = {"project": ProjectSpec, "model": ModelSpec}.get(where)
-    steps = {"models": ModelSpec, "gate": Gate, "series": Series, "keep": Retention, "partition_by": Dimension,
-             "on_bad_rows": BadRows}  # fmt: skip
+    steps = {
+        "models": ModelSpec,
+        "gate": Gate,
+        "series": Series,
+        "keep": Retention,
+        "partition_by": Dimension,
+        "on_bad_rows": BadRows,
+        "storm": Storm,
+    }
     kinds = [*get_args(Source), *get_args(TrainerSpec), *get_args(Trigger), *get_args(Channel)]
     tags = {one.__dataclass_fields__["kind"].default: one for one in kinds}
     mapping = False
@@ -238,6 +245,54 @@ def _parse_levels(value: object) -> object:
     raise ValueError("a list of per cents such as [80, 95], each once")
 
 
+_DAYS = {name: i for i, name in enumerate(["mon", "tue", "wed", "thu", "fri", "sat", "sun"])}
+_DAY = f"(?:{'|'.join(_DAYS)})"
+_WINDOW = re.compile(
+    rf"(?:(?P<days>{_DAY}(?:-{_DAY})?(?:,{_DAY}(?:-{_DAY})?)*) )?"
+    r"(?P<start>(?:[01][0-9]|2[0-3]):[0-5][0-9])-(?P<end>(?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00)"
+)
+
+
+def parse_window(value: object) -> tuple[frozenset[int], int, int]:
+    """Return the days (0 = Monday) on which a window begins, and its first and last minute of the day.
+
+    A window whose end is not after its start ends on the next day.
+
+    >>> parse_window("sat 22:00-06:00")
+    (frozenset({5}), 1320, 360)
+    """
+    allowed = "a window such as '08:00-18:00', 'mon-fri 08:00-18:00' or 'sat,sun 00:00-24:00'"
+    found = _WINDOW.fullmatch(value) if isinstance(value, str) else None
+    if found is None or found["start"] == found["end"]:
+        raise ValueError(allowed)
+    days: set[int] = set()
+    for part in (found["days"] or "mon-sun").split(","):
+        first, _, last = part.partition("-")
+        length = (_DAYS[last or first] - _DAYS[first]) % 7
+        days |= {(_DAYS[first] + i) % 7 for i in range(length + 1)}
+    start, end = (int(text[:2]) * 60 + int(text[3:]) for text in (found["start"], found["end"]))
+    return frozenset(days), start, end
+
+
+def _parse_blackout(value: object) -> object:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, Sequence):
+        parse_window(value)  # says what is allowed
+    found = tuple(" ".join(one.lower().split()) if isinstance(one, str) else one for one in cast("Any", listed))
+    _check_ends(found)
+    return found
+
+
+def _check_ends(windows: Sequence[object]) -> None:
+    week = bytearray(7 * 1440)
+    for days, start, end in map(parse_window, windows):
+        for day in days:
+            for minute in range(start, end if end > start else end + 1440):
+                week[(day * 1440 + minute) % len(week)] = 1
+    if all(week):
+        raise ValueError("windows that leave some minute of the week free; to stop training use auto='observe'")
+
+
 def _parse_url(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(
         r"env:[A-Za-z_][A-Za-z0-9_]*|(?!env:)[a-z][a-z0-9+._-]*:.+", value
@@ -279,6 +334,7 @@ Params = Annotated[Mapping[str, Any], BeforeValidator(_parse_params)]
 ImportPath = Annotated[str, BeforeValidator(parse_import_path)]
 Columns = Annotated[tuple[str, ...], BeforeValidator(_text_tuple)]
 Url = Annotated[str, BeforeValidator(_parse_url)]
+Blackout = Annotated[tuple[str, ...], BeforeValidator(_parse_blackout)]
 ChannelUrl = Annotated[str, Field(min_length=1), BeforeValidator(_parse_channel)]
 Text = Annotated[str, Field(min_length=1)]
 ColumnKind = Literal["integer", "number", "boolean", "date", "instant", "text"]
@@ -609,11 +665,19 @@ class DataChange:
     Attributes:
         quiet: how long the source must lie still before it is read.
         max_delay: after this long it is read even if it never lies still.
+        rollups: how long rollups must lie still before they are trained, at most `max_delay` after their first change;
+            None trains them together with their partitions.
     """
 
     quiet: Duration = timedelta(seconds=2)
     max_delay: Duration = timedelta(minutes=10)
+    rollups: Duration | None = None
     kind: Literal["data_change"] = "data_change"
+
+    def __post_init__(self) -> None:
+        if self.rollups is not None and self.rollups > self.max_delay:
+            allowed = f"at most max_delay, which is {format_duration(self.max_delay)}"
+            raise ConfigError("DataChange.rollups", format_duration(self.rollups), allowed)
 
 
 @spec
@@ -677,12 +741,19 @@ class Environment:
 Trigger = DataChange | MaxAge | Schedule | ScoreDrop | Environment
 AnyTrigger = Annotated[Trigger, Field(discriminator="kind")]
 
-_DAYS = {name: i for i, name in enumerate(["mon", "tue", "wed", "thu", "fri", "sat", "sun"])}
 
+def on_data_change(
+    quiet: str | timedelta = "2s", max_delay: str | timedelta = "10m", rollups: str | timedelta | None = None
+) -> DataChange:
+    """Train when rows change, once the source has been quiet for `quiet`, at the latest after `max_delay`.
 
-def on_data_change(quiet: str | timedelta = "2s", max_delay: str | timedelta = "10m") -> DataChange:
-    """Train when rows change, once the source has been quiet for `quiet`, at the latest after `max_delay`."""
-    return DataChange(_checked("quiet", parse_duration, quiet), _checked("max_delay", parse_duration, max_delay))
+    `rollups` is a quiet period of their own for the models above partitions, e.g. "5m".
+    """
+    return DataChange(
+        _checked("quiet", parse_duration, quiet),
+        _checked("max_delay", parse_duration, max_delay),
+        None if rollups is None else _checked("rollups", parse_duration, rollups),
+    )
 
 
 def max_age(limit: str | timedelta) -> MaxAge:
@@ -765,6 +836,27 @@ class Dimension:
         return f"{number} {one if number == 1 else self.plural or one + 's'}"
 
 
+@spec
+class Storm:
+    """How many partitions one change may touch before the whole model is asked for instead: the larger of the two.
+
+    Attributes:
+        share: of the model's partitions; rollups do not count.
+        partitions: never fewer than this many.
+    """
+
+    share: Share = 0.5
+    partitions: Annotated[int, Field(ge=0)] = 100
+
+    def cap(self, of: int) -> int:
+        """Return how many of `of` partitions may be touched.
+
+        >>> Storm().cap(150), Storm().cap(1000)
+        (100, 500)
+        """
+        return max(self.partitions, int(self.share * of))
+
+
 Dimensions = Annotated[tuple[Dimension, ...], BeforeValidator(_parse_dimensions)]
 
 
@@ -825,6 +917,8 @@ class ModelSpec:
     partition_by: Dimensions = ()
     rollups: tuple[Columns, ...] | None = None
     overall: str = "Overall"
+    storm: Storm = Storm()
+    blackout: Blackout = ()
     min_samples: Positive | None = None
     window: Duration | None = None
     holdout: Share = 0.2
@@ -938,6 +1032,7 @@ class ProjectSpec:
     models: Mapping[Name, ModelSpec] = field(default_factory=dict)
     notify: tuple[AnyNotify, ...] = ()
     keep: Retention = Retention()
+    blackout: Blackout = ()
 
     def __post_init__(self) -> None:
         for name, model in self.models.items():
@@ -953,6 +1048,11 @@ class ProjectSpec:
                 )
             if model.series is not None and self.sources[model.source].time is None:
                 raise ConfigError(f"models.{name}.series", "a forecast", "a source that declares time=")
+            try:
+                _check_ends([*self.blackout, *model.blackout])
+            except ValueError as error:
+                listed = [*self.blackout, *model.blackout]
+                raise ConfigError(f"models.{name}.blackout", listed, str(error)) from None
             if isinstance(model.trainer, Inline) and self.executor != "inline":
                 raise ConfigError(
                     f"models.{name}.trainer",

@@ -84,6 +84,7 @@ class Change:
         of: how many leaf partitions the model has.
         set_aside: sentences about unusable rows.
         problem: why the read cannot be used at all.
+        lost: why it cannot be told which partitions changed.
     """
 
     source: str
@@ -97,6 +98,7 @@ class Change:
     of: int = 1
     set_aside: tuple[str, ...] = ()
     problem: str | None = None
+    lost: str | None = None
     serving: str | None = None
 
 
@@ -116,6 +118,13 @@ def on_change(change: Change, spec: ModelSpec, affected: Sequence[KeyText]) -> D
         evidence["set_aside"] = list(change.set_aside)
     if change.problem:
         return Decision(Cause.DATA_CHANGE, rule, False, "unusable", f"{change.problem}{keeps}", Severity.HIGH, evidence)
+    if change.lost:
+        said = f"{change.source} changed, and {change.lost}: the whole model is asked for"
+        return Decision(Cause.DATA_CHANGE, rule, True, "fallback", said, Severity.HIGH, evidence)
+    if len(change.changed) > (cap := spec.storm.cap(change.of)):
+        said = f"{_what_changed(change, spec)}, more than {cap}: the whole model is asked for"
+        evidence["cap"] = cap
+        return Decision(Cause.DATA_CHANGE, rule, True, "storm", said + aside, Severity.HIGH, evidence)
     if affected or (change.found and not change.first and not change.short):
         return Decision(
             Cause.DATA_CHANGE,

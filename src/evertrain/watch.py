@@ -371,10 +371,22 @@ def _decide(
         decisions.record(tx, user.id, user.name, decision, action="observe")
         return decision
     request = demand.Request(cause, decision.reason)
-    commit = demand.want(tx, user.id, user.name, request, affected)
+    if change.lost:
+        commit = demand.fall_back(tx, user.id, user.name, demand.Request(cause, change.lost, forced=True))
+    elif decision.keys is None:
+        commit = demand.want(tx, user.id, user.name, request)
+    else:
+        commit = demand.want(tx, user.id, user.name, request, affected, delay_of(user.spec, affected))
     marks.asked(tx, user.id, affected)
     decisions.record(tx, user.id, user.name, decision, action="train", wanted=commit)
     return decision
+
+
+def delay_of(spec: ModelSpec, affected: Sequence[KeyText]) -> demand.Delay | None:
+    """Return how long the rollups among changed partitions wait, where they have a quiet period of their own."""
+    rule = next((one for one in spec.triggers if isinstance(one, DataChange) and one.rollups), None)
+    above = [key for key in affected if rule and len(decode(key)) < len(spec.dimensions)]
+    return demand.Delay(above, rule.rollups, rule.max_delay) if rule and rule.rollups and above else None
 
 
 # --- datasets ---------------------------------------------------------------------------------------------------
@@ -419,12 +431,21 @@ def _apply_versions(tx: Tx, project: ProjectSpec, user: models.Model, dataset: d
         problem = f"{dataset.name}: {error}"
         decision = _decide(tx, project, user, replace(change, problem=problem), (), Cause.UPLOAD)
         return Found(spec.name, decision, 0, problem)
-    present, known = _touched(tx, user, dataset, after if continues else 0, everything=everything)
+    lost = None
+    if before and after < dataset.horizon:
+        lost = f"its rows before version {dataset.horizon} are gone, and {spec.name} has seen version {after}"
+    present: Present = {}
+    known: dict[str, Record] = {}
+    try:
+        present, known = _touched(tx, user, dataset, after if continues else 0, everything=everything)
+    except (ValueError, TypeError) as error:  # a stored value that is none of its column's type
+        lost = f"the keys of its rows cannot be told ({error})"
+        shape = rows  # the next look compares all partitions
     change, affected, fresh = _compare(tx, user, change, present, known)
     _discover(tx, user, fresh)
-    change = replace(change, of=demand.leaves(tx, user.id))
+    change = replace(change, of=demand.leaves(tx, user.id), lost=lost)
     decision = None
-    if after != dataset.version or affected or fresh or change.gone:
+    if after != dataset.version or affected or fresh or change.gone or lost:
         decision = _decide(tx, project, user, change, affected, Cause.UPLOAD)
     copy = {"version": dataset.version, "rows": dataset.rows, "columns": dataset.columns, "shape": shape, **facts}
     marks.extracted(tx, user.id, {**copy, "read_at": tx.now_text})

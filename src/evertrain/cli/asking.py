@@ -24,7 +24,7 @@ def trigger(
     wait: Annotated[bool, typer.Option(help="Wait for the outcome.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Train now: the whole model, or partitions and the rollups above them."""
+    """Train now: the whole model, which is a full run, or partitions and the rollups above them."""
     from evertrain.control import ask
 
     with here.opened() as opened:

@@ -65,6 +65,14 @@ def status(as_json: Json = False) -> None:
         show.line(
             "No models are declared. `evertrain init FILE.csv` makes the first, or add project.model(…) to the project file."
         )
+    for one in found.models:
+        if one.held:
+            many = "1 training waits" if one.held == 1 else f"{one.held} trainings wait"
+            show.line(f"{one.name}: {many} for the end of a blackout window, {show.moment(one.held_until)}", "magenta")
+    if found.fallbacks:
+        show.line(
+            f"Fell back to a full run {found.fallbacks} x so far; logs/retraining.log says why each time.", "yellow"
+        )
     worst = next((one for one in found.models if one.health in ("failing", "refused", "no model")), None)
     show.following(f"why {worst.name}" if worst else "start --detach" if not found.monitoring else "history")
 
@@ -153,50 +161,65 @@ def why(model: ModelName, partition: Partitions = None, as_json: Json = False) -
                 )
             )
         if place["due"]:
-            branch.add(show.cell(f"due: {place['wanted']}", style="cyan"))
+            later = f"; waits until {show.moment(place['not_before'])}" if place["not_before"] else ""
+            branch.add(show.cell(f"due: {place['wanted']}{later}", style="cyan"))
     show.console().print(tree)
     show.following(f"history --model {model}")
 
 
 @app.command()
-def plan(model: Annotated[str | None, typer.Argument(help="Only this model.")] = None, as_json: Json = False) -> None:
-    """Show what would be trained now, why, and for how long; changes nothing."""
-    from evertrain import plan as planning
-    from evertrain.control import ask
+def plan(
+    model: Annotated[str | None, typer.Argument(help="Only this model.")] = None,
+    partition: Partitions = None,
+    full: Annotated[bool, typer.Option("--full", help="As if the whole model were asked for by hand.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what would be trained now, or if you asked for it, why, and for how long; changes nothing."""
+    from evertrain.control import foresee
+    from evertrain.errors import ConfigError
     from evertrain.store import items, models
 
-    with here.opened() as opened, opened.store.read() as tx:
-        found = [models.by_name(tx, model)] if model else models.every(tx)
-        made = [(one, ask.preview(tx, one)[0]) for one in found]
-        counts = items.open_counts(tx)
+    if model is None and (partition or full):
+        raise ConfigError("model", None, "the name of a model, before --partition or --full")
+    with here.opened() as opened:
+        with opened.store.read() as tx:
+            names = [model] if model else [one.name for one in models.every(tx)]
+            counts = items.open_counts(tx)
+        keys = here.partitions(here.model(opened, model), partition) if model else None
+        found = [foresee.preview(opened, name, keys, full=full, actor=here.user()) for name in names]
     if as_json:
-        show.as_json(
-            [
-                {
-                    "model": one.name,
-                    "partitions": len(p.wanted),
-                    "of": p.total,
-                    "reason": p.reason,
-                    "estimate_s": p.estimate_s,
-                }
-                for one, p in made
-                if p
-            ]
-        )
+        show.as_json([one for one in found if one.partitions])
         return
     rows = [
-        [one.name, f"{len(p.wanted)} of {p.total}", planning.causes(p.wanted), p.reason, show.duration(p.estimate_s)]
-        for one, p in made
-        if p
+        [
+            one.model,
+            f"{one.partitions} of {one.of}" + (f" ({one.leaves} + {one.rollups} above)" if one.rollups else ""),
+            ", ".join(f"{number} by {cause.replace('_', ' ')}" for cause, number in one.causes.items()),
+            one.reason,
+            show.duration(one.estimate_s),
+            f"{show.duration(one.wall_s)} on {one.workers}",
+        ]
+        for one in found
+        if one.partitions
     ]
     if rows:
-        show.table(["model", "partitions", "causes", "because", "about"], rows)
+        show.table(["model", "partitions", "causes", "because", "at most", "takes, on workers"], rows)
     else:
         show.line(
             "Nothing new is due."
             + (f" {counts.get('waiting', 0)} wait and {counts.get('running', 0)} run already." if counts else "")
         )
-    show.following("start --detach" if rows else "status")
+    for one in found:
+        if one.later:
+            show.line(
+                f"{one.model}: {one.later} above wait for quiet, until {show.moment(one.later_at)} at the latest."
+            )
+        if one.held_until and one.partitions:
+            show.line(f"{one.model}: a blackout window holds this back until {show.moment(one.held_until)}.")
+    if partition or full:
+        show.following(f"trigger {model}" + "".join(f" --partition {show.quoted(one)}" for one in partition or ()))
+    else:
+        show.following("start --detach" if rows else "status")
 
 
 @app.command()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HEALTH = {
     "fresh": "green", "behind": "yellow", "training": "cyan", "refused": "yellow", "failing": "red", "no model": "yellow",
-    "paused": "magenta", "observing": "blue", "off": "dim",
+    "held": "magenta", "paused": "magenta", "observing": "blue", "off": "dim",
 }  # fmt: skip
 LEVEL = {"ok": "green", "note": "blue", "warning": "yellow", "problem": "red"}
 SEVERITY = {"none": "dim", "low": "green", "medium": "yellow", "high": "dark_orange", "critical": "red"}

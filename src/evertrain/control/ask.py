@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from evertrain import plan
+from evertrain import plan, watch
 from evertrain.control.opened import Opened
-from evertrain.errors import Conflict, NotFound
-from evertrain.partitions import KeyText, closure, encode
+from evertrain.errors import Conflict, NotFound, StoreError
+from evertrain.partitions import KeyText, closure, decode, encode
 from evertrain.specs import Cause, ModelSpec
-from evertrain.store import champions, decisions, demand, models, runs
+from evertrain.store import champions, decisions, demand, models, runs, sources
 from evertrain.store.connect import Tx
 from evertrain.triggers import Decision, Severity
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What became of a request: its run, or the reason why there is none."""
+    """What became of a request: its run, or the reason why there is none.
+
+    Attributes:
+        announcement: what users of the application may read, where an application says that its records changed.
+    """
 
     run_id: int | None
     partitions: int
     total: int
     reason: str
+    announcement: str = ""
 
 
 def keys_of(spec: ModelSpec, partitions: Sequence[Mapping[str, Any]] | None) -> list[KeyText] | None:
@@ -61,7 +66,7 @@ def trigger(
         found = models.by_name(tx, model)
         keys = keys_of(found.spec, partitions)
         if keys is not None:
-            _check_keys(tx, found, keys)
+            known(tx, found, keys)
             if rollups:
                 keys = list(closure(keys, found.spec.dimensions, found.spec.levels))
         request = demand.Request(Cause.MANUAL, f"asked by {actor}", actor, forced=force)
@@ -87,26 +92,70 @@ def changed(opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]],
     """Make partitions due whose rows an application has changed, with the rollups above them.
 
     For applications that keep their own records: the source is read again before anything is trained, so partitions
-    that are new are found, and those whose rows are as they were are left alone.
+    that are new are found, and those whose rows are as they were are left alone. Values that cannot be keys make the
+    whole model due: something changed, and it cannot be told what.
     """
     with opened.store.write(actor) as tx:
         found = models.by_name(tx, model)
-        keys = list(closure(keys_of(found.spec, partitions) or [], found.spec.dimensions, found.spec.levels))
+        try:
+            named = _encoded(found.spec, partitions)
+        except ValueError as error:
+            request = demand.Request(Cause.UPLOAD, f"{actor} changed rows, and {error}", actor, forced=True)
+            demand.fall_back(tx, found.id, model, request)
+            return _planned(tx, found, None)
+        keys = list(closure(named, found.spec.dimensions, found.spec.levels))
         there = champions.known_keys(tx, found.id, keys)
-        known = [key for key in keys if key in there]
-        request = demand.Request(Cause.UPLOAD, f"{actor} changed rows", actor)
-        demand.want(tx, found.id, model, request, known)
-        run_id, made = plan_model(tx, found.id)
-        if made is None:
-            return Asked(None, 0, demand.live(tx, found.id), "none of these partitions is known yet")
-        return Asked(run_id, len(made.wanted), made.total, plan.message(found.spec, known))
+        met = [key for key in keys if key in there]
+        if len(met) < len(keys):
+            sources.read_again(tx, found.spec.source)  # it holds partitions that nobody has met yet
+        if not met:
+            reason = f"none of these partitions is known yet; {found.spec.source} is read again at the next look"
+            return Asked(None, 0, demand.live(tx, found.id), reason)
+        storm = _leaves(found.spec, met) > (cap := found.spec.storm.cap(demand.leaves(tx, found.id)))
+        if storm:
+            reason = f"{actor} changed rows of more than {cap} partitions: the whole model is asked for"
+            demand.want(tx, found.id, model, demand.Request(Cause.UPLOAD, reason, actor))
+        else:
+            request = demand.Request(Cause.UPLOAD, f"{actor} changed rows", actor)
+            demand.want(tx, found.id, model, request, met, watch.delay_of(found.spec, met))
+        return _planned(tx, found, None if storm else met)
 
 
-def _check_keys(tx: Tx, model: models.Model, keys: Sequence[KeyText]) -> None:
-    known = champions.known_keys(tx, model.id, keys)
-    if unknown := [key for key in keys if key not in known]:
+def _encoded(spec: ModelSpec, partitions: Sequence[Mapping[str, Any]]) -> list[KeyText]:
+    """Return the keys that an application names.
+
+    Raises:
+        NotFound: a name is no dimension of the model, which is a mistake in the application.
+        ValueError: a value cannot be a key.
+    """
+    if strange := [name for one in partitions for name in one if name not in spec.dimensions]:
+        keys_of(spec, [{strange[0]: None}])  # says which there are
+    return [encode(one, spec.dimensions) for one in partitions]
+
+
+def _planned(tx: Tx, model: models.Model, keys: Sequence[KeyText] | None) -> Asked:
+    run_id, made = plan_model(tx, model.id)
+    said = plan.announcement(model.spec, keys)
+    if made is None:  # rollups that wait for their quiet period, or a source that was never read
+        return Asked(None, 0, demand.live(tx, model.id), "noted; it is planned when its time comes", said)
+    return Asked(run_id, len(made.wanted), made.total, made.reason, said)
+
+
+def _leaves(spec: ModelSpec, keys: Sequence[KeyText]) -> int:
+    return sum(len(decode(key)) == len(spec.dimensions) for key in keys)
+
+
+def known(tx: Tx, model: models.Model, keys: Sequence[KeyText]) -> Sequence[KeyText]:
+    """Return the keys, each of which is a partition or a rollup.
+
+    Raises:
+        NotFound: one is not; names some that are.
+    """
+    there = champions.known_keys(tx, model.id, keys)
+    if unknown := [key for key in keys if key not in there]:
         some = ", ".join(champions.some_keys(tx, model.id))
         raise NotFound(f"{model.name} has no partition {unknown[0]}; it has {some or 'none yet'}")
+    return keys
 
 
 def plan_model(tx: Tx, model_id: int) -> tuple[int | None, plan.Plan | None]:
@@ -115,6 +164,8 @@ def plan_model(tx: Tx, model_id: int) -> tuple[int | None, plan.Plan | None]:
     made, everything = preview(tx, model)
     if made is None:
         return None, None
+    if made.fallback:
+        demand.fall_back(tx, model.id, model.name, demand.Request(made.cause, made.fallback))
     run = runs.NewRun(
         model.id,
         model.name,
@@ -142,7 +193,37 @@ def plan_model(tx: Tx, model_id: int) -> tuple[int | None, plan.Plan | None]:
 
 
 def preview(tx: Tx, model: models.Model) -> tuple[plan.Plan | None, bool]:
-    """Return the plan that would be made now, and whether it speaks of the whole model; writes nothing."""
+    """Return the plan that would be made now, and whether it speaks of the whole model; writes nothing.
+
+    Where it cannot be told which partitions are due, it is of the whole model, and says why.
+    """
+    try:
+        return _preview(tx, model)
+    except StoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it was, nothing that is wanted may be lost
+        return _whole(tx, model, f"planning failed ({type(error).__name__}: {error})"), True
+
+
+def _whole(tx: Tx, model: models.Model, why: str) -> plan.Plan | None:
+    """Return a plan of everything that asks no partition for its reasons; those that are due are trained for sure."""
+    wanted = [
+        plan.Wanted(
+            row.id,
+            row.key,
+            bool(row.leaf),
+            Cause.DATA_CHANGE,
+            f"fell back to a full run: {why}",
+            forced=row.wanted > row.considered,
+            waiting_item=row.waiting_item,
+        )
+        for row in demand.to_plan(tx, model.id, everything=True)
+    ]
+    made = plan.make(model.spec, wanted, len(wanted), model.seconds_each)
+    return made and replace(made, fallback=why)
+
+
+def _preview(tx: Tx, model: models.Model) -> tuple[plan.Plan | None, bool]:
     asked = demand.whole(tx, model.id)
     everything = bool(asked.wanted > asked.planned)
     wanted = []
@@ -170,15 +251,29 @@ def preview(tx: Tx, model: models.Model) -> tuple[plan.Plan | None, bool]:
 
 
 def plan_all(opened: Opened) -> list[int]:
-    """Plan whatever is due and not planned yet, and return the new runs. Costs what is due, not what exists."""
+    """Plan whatever is due and not planned yet, and return the new runs. Costs what is due, not what exists.
+
+    Raises:
+        StoreError: a model cannot be planned, not even as a whole; the others are planned, and what it wants is kept.
+    """
     with opened.store.read() as tx:
         waiting = demand.models_to_plan(tx)
-    made = []
+    made: list[int] = []
+    problem: Exception | None = None
     for model_id in waiting:
-        with opened.store.write() as tx:
-            run_id, _ = plan_model(tx, model_id)
+        try:
+            with opened.store.write() as tx:
+                run_id, _ = plan_model(tx, model_id)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one model's trouble is not that of the others
+            problem = error
+            continue
         if run_id is not None:
             made.append(run_id)
+    if problem is not None:
+        reason = (str(problem).splitlines() or [""])[0]
+        raise StoreError(f"what is due cannot be planned: {type(problem).__name__}: {reason}") from problem
     return made
 
 

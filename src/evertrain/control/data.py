@@ -12,7 +12,7 @@ from evertrain.datasets import Batch
 from evertrain.errors import ConfigError, UnknownName
 from evertrain.specs import Auto, Dataset
 from evertrain.store import datasets as table
-from evertrain.store import models
+from evertrain.store import demand, models
 from evertrain.store.connect import Record
 
 if TYPE_CHECKING:
@@ -69,12 +69,15 @@ def announcements(opened: Opened, batch: Batch) -> list[str]:
             if models.auto_of(project, user.spec) is not Auto.TRAIN:
                 continue
             missing = [name for name in user.spec.dimensions if name not in dataset.columns]
-            keys = [] if missing else watch.touched(tx, user.spec, dataset, batch.version - 1, batch.version)
+            try:
+                keys = [] if missing else watch.touched(tx, user.spec, dataset, batch.version - 1, batch.version)
+            except (ValueError, TypeError):  # they cannot be told, so the whole model is trained
+                said.append(plan.announcement(user.spec, None))
+                continue
             if keys:
-                said.append(
-                    f"Records updated. Models for {plan.message(user.spec, watch.closure_of(user.spec, keys))} are being"
-                    " updated in the background."
-                )
+                storm = len(keys) > user.spec.storm.cap(demand.leaves(tx, user.id))
+                all_keys = None if storm else watch.closure_of(user.spec, keys)
+                said.append(plan.announcement(user.spec, all_keys))
     return said
 
 

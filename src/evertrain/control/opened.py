@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evertrain import forecasting, gate, loader, triggers
+from evertrain import calendar, forecasting, gate, loader, triggers
 from evertrain.artifacts import Artifacts
 from evertrain.clock import Clock, from_text, local_zone
 from evertrain.config import Home, Settings, project_file, read_settings
@@ -144,6 +144,7 @@ def apply(opened: Opened, project: ProjectSpec, file_digest: str, *, only_if_cha
     Raises:
         ConfigError: a rule in it could never be evaluated.
     """
+    calendar.check_zone("zone", zone_of(project))
     for spec in project.models.values():
         triggers.check(spec)
         gate.check(spec)
@@ -191,4 +192,11 @@ def _log(written: list[dict[str, Any]]) -> None:
         logger.log(level, "%s", sentence(event))
 
 
-_WARNINGS = {Kind.SOURCE_FAILED, Kind.WORKER_LOST, Kind.ARTIFACT_DAMAGED, Kind.NOTIFY_FAILED, Kind.ITEMS_REAPED}
+_WARNINGS = {
+    Kind.RUN_FALLBACK,
+    Kind.SOURCE_FAILED,
+    Kind.WORKER_LOST,
+    Kind.ARTIFACT_DAMAGED,
+    Kind.NOTIFY_FAILED,
+    Kind.ITEMS_REAPED,
+}

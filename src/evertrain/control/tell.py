@@ -23,13 +23,14 @@ class ModelStatus:
     """How one model stands.
 
     Attributes:
-        health: "fresh", "behind", "training", "refused", "failing", "no model", "paused", "observing" or "off".
+        health: "fresh", "behind", "training", "held", "refused", "failing", "no model", "paused", "observing" or "off".
         versions: that serve, newest first; partitions may differ.
         age_s, limit_s: of the oldest champion, and where `max_age` is declared its limit.
         score, value, change: the deciding score, its value for the widest champion, and how much better it was than
             the champion before, in per cent.
         rows, min_rows: usable rows at the last read, and how many a training needs.
         decision: the last answer of any trigger, in words.
+        held, held_until: how many trainings wait for the end of a blackout window, and when that is.
     """
 
     name: str
@@ -52,11 +53,17 @@ class ModelStatus:
     next_at: datetime | None
     open_items: int
     problem: str | None
+    held: int = 0
+    held_until: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a project stands; `monitoring` says whether a loop is alive, `process` which."""
+    """How a project stands; `monitoring` says whether a loop is alive, `process` which.
+
+    Attributes:
+        fallbacks: how many times a model fell back to a full run since the store began.
+    """
 
     project: str
     zone: str
@@ -68,6 +75,7 @@ class Status:
     waiting: int
     running: int
     models: list[ModelStatus]
+    fallbacks: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -78,7 +86,7 @@ def status(opened: Opened) -> Status:
     project = opened.project()
     with opened.store.read() as tx:
         held = leases.holder(tx, "loop")
-        counts = items.open_counts(tx)
+        counts, waiting = items.open_counts(tx), items.held_back(tx)
         return Status(
             project.name,
             zone_of(project),
@@ -89,11 +97,14 @@ def status(opened: Opened) -> Status:
             models.is_paused(tx),
             counts.get("waiting", 0),
             counts.get("running", 0),
-            [_model_status(tx, project, model) for model in models.every(tx)],
+            [_model_status(tx, project, model, waiting) for model in models.every(tx)],
+            tx.counter("fallbacks"),
         )
 
 
-def _model_status(tx: Tx, project: ProjectSpec, model: models.Model) -> ModelStatus:
+def _model_status(
+    tx: Tx, project: ProjectSpec, model: models.Model, held: Mapping[int, tuple[int, datetime]]
+) -> ModelStatus:
     spec, counted = model.spec, demand.counts(tx, model.id)
     widest = champions.widest(tx, model.id)
     fit = registry.fits(tx, [widest.champion_id]).get(widest.champion_id) if widest and widest.champion_id else None
@@ -103,9 +114,10 @@ def _model_status(tx: Tx, project: ProjectSpec, model: models.Model) -> ModelSta
     limit = next((one.limit.total_seconds() for one in spec.triggers if isinstance(one, MaxAge)), None)
     source = sources.state(tx, spec.source)
     open_items = items.open_of(tx, model.id)
+    waiting, until = held.get(model.id, (0, None))
     return ModelStatus(
         name=spec.name,
-        health=_health(tx, project, model, counted, open_items),
+        health=_health(tx, project, model, counted, open_items, waiting),
         versions=models.serving_versions(tx, model.id, 3),
         partitions=counted["live"],
         due=counted["due"],
@@ -124,15 +136,19 @@ def _model_status(tx: Tx, project: ProjectSpec, model: models.Model) -> ModelSta
         next_at=schedules.next_at(tx, model.id),
         open_items=open_items,
         problem=source.problem if source else None,
+        held=waiting,
+        held_until=until,
     )
 
 
-def _health(tx: Tx, project: ProjectSpec, model: models.Model, counted: Mapping[str, int], open_items: int) -> str:
+def _health(
+    tx: Tx, project: ProjectSpec, model: models.Model, counted: Mapping[str, int], open_items: int, held: int
+) -> str:
     auto = models.auto_of(project, model.spec)
     if model.paused or models.is_paused(tx):
         return "paused"
     if open_items:
-        return "training"
+        return "training" if open_items > held else "held"
     ended = champions.unserved_ends(tx, model.id)
     if ended & {"failed", "dead"}:
         return "failing"
@@ -227,6 +243,7 @@ def why(opened: Opened, model: str, key: KeyText | None = None) -> dict[str, Any
             "considered_at": place.considered_at,
             "due": bool(place.wanted > place.considered),
             "wanted": place.reason if place.wanted > place.considered else None,
+            "not_before": place.not_before if place.wanted > place.planned else None,
         },
     }
 

@@ -116,8 +116,8 @@ def _watch_sources(
         kept = isinstance(project.sources[name], Dataset)  # its version is in the store: looking costs nothing
         if not (kept or regular or name in hints or name in memory.looked):
             continue
-        if kept and not regular and not (watch.acts_on_rows(own) and watch.has_batches(opened.store, name)):
-            memory.looked.pop(name, None)
+        still = name not in memory.looked  # else its quiet period goes on, be it of the very first rows
+        if kept and not regular and still and not (watch.acts_on_rows(own) and watch.has_batches(opened.store, name)):
             continue
         with opened.store.write() as tx:
             before = sources.state(tx, name)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evertrain import notify
+from evertrain.clock import to_text
 from evertrain.control.ask import Asked
 from evertrain.control.opened import Opened
 from evertrain.errors import Conflict
@@ -30,6 +31,7 @@ class Outcome:
         counts: how many items ended in which state.
         old_version, new_version: of the champion before and after; of the widest rollup for several partitions.
         improvement: relative per cent, positive is better; None where nothing was compared.
+        announcement: what users of an application may read after it said that its records changed.
     """
 
     run_id: int | None
@@ -44,10 +46,11 @@ class Outcome:
     new_score: float | None = None
     improvement: float | None = None
     seconds: float = 0.0
+    announcement: str = ""
 
     @classmethod
     def asked(cls, asked: Asked, model: str = "") -> Outcome:
-        return cls(asked.run_id, model, "asked", asked.reason)
+        return cls(asked.run_id, model, "asked", asked.reason, announcement=asked.announcement)
 
 
 Progress = Callable[[Event], None]
@@ -65,7 +68,7 @@ def run_to_end(
     """Wait until a run has ended and return what became of it; train it here when no loop does.
 
     Raises:
-        Conflict: the time is over, or training is paused; the run stays where it is.
+        Conflict: the time is over, training is paused, or a blackout holds it back; the run stays where it is.
     """
     if asked.run_id is None:
         return Outcome(None, "", "not_needed", asked.reason)
@@ -81,16 +84,22 @@ def run_to_end(
             with opened.store.read() as tx:
                 run = runs.run_row(tx, asked.run_id)
                 state, paused = run.state, run.state in _OPEN and models.is_paused(tx, run.model)
+                held_until = items.held_until(tx, asked.run_id) if run.state in _OPEN else None
                 fresh = log.of_run(tx, asked.run_id, seen)
             for event in fresh:
                 seen = event.id
                 if progress:
                     progress(event)
             if state not in _OPEN:
-                return outcome(opened, asked.run_id)
+                return replace(outcome(opened, asked.run_id), announcement=asked.announcement)
             if paused and not (hands and hands.training):
                 raise Conflict(
                     f"{run.model} is paused, so run {asked.run_id} waits; what serves goes on. `evertrain resume` lets it begin"
+                )
+            if held_until and not (hands and hands.training):
+                raise Conflict(
+                    f"{run.model} is in a blackout window until {to_text(held_until)[:16]}Z, so run {asked.run_id} waits;"
+                    f" what serves goes on. `evertrain trigger {run.model}` trains now"
                 )
             if deadline and time.monotonic() > deadline:
                 raise Conflict(f"run {asked.run_id} is not done after {timeout_s:g} s; it goes on")

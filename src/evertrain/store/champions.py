@@ -9,7 +9,7 @@ from typing import Any
 
 from evertrain.clock import from_text, to_text
 from evertrain.partitions import KeyText
-from evertrain.store.connect import Record, Tx
+from evertrain.store.connect import Record, Tx, dump
 
 _SERVING = "model_id = :model AND champion_id IS NOT NULL AND state = 'live'"
 
@@ -113,9 +113,10 @@ def known_keys(tx: Tx, model_id: int, keys: Sequence[KeyText]) -> set[str]:
     return {
         row[0]
         for row in tx.rows(
-            "SELECT key FROM partitions WHERE model_id = :model AND state = 'live' AND key IN :keys",
+            "SELECT key FROM partitions WHERE model_id = :model AND state = 'live'"
+            " AND key IN (SELECT value FROM json_each(:keys))",
             model=model_id,
-            keys=list(keys),
+            keys=dump(list(keys)),
         )
     }
 

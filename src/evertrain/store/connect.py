@@ -72,11 +72,11 @@ class Tx:
         return self._connection.execute(text(sql), each).rowcount
 
     def counter(self, name: str) -> int:
-        """Return where a counter stands: `commit`, `fence` or `epoch`."""
+        """Return where a counter stands: `commit`, `fence`, `epoch`, `fallbacks`, `runs_full` or `runs_selective`."""
         return int(self.value("SELECT value FROM counters WHERE name = :name", name=name))
 
     def next(self, counter: str) -> int:
-        """Draw the next number of a counter: `commit`, `fence` or `epoch`."""
+        """Draw the next number of a counter; see `counter` for their names."""
         return int(self.value("UPDATE counters SET value = value + 1 WHERE name = :name RETURNING value", name=counter))
 
     def event(

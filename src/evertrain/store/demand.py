@@ -7,15 +7,25 @@ row and enumerates nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
+from evertrain.clock import from_text, to_text
 from evertrain.events import Kind
 from evertrain.partitions import WHOLE, KeyText
 from evertrain.specs import Cause
-from evertrain.store.connect import Record, Tx
+from evertrain.store.connect import Record, Tx, dump
 
+# Its quiet period is over. Unrest that begins later than now is of a wall clock that was set back since.
+_RIPE = "(p.not_before IS NULL OR p.not_before <= :now OR p.restless_at > :now)"
+_PLACES = (
+    "SELECT p.id, p.key, p.leaf, p.rows, p.wanted, p.considered, p.cause, p.reason, p.actor, p.forced,"
+    " p.champion_id, w.id AS waiting_item, w.run_id AS waiting_run, w.priority AS waiting_priority"
+    " FROM partitions p LEFT JOIN items w ON w.partition_id = p.id AND w.state = 'waiting'"
+    " WHERE p.model_id = :model AND p.state = 'live'"
+)
 _CORRECTIONS = ", ".join(f"'{cause}'" for cause in Cause if cause.is_correction)
 
 
@@ -27,6 +37,15 @@ class Request:
     reason: str
     actor: str = "evertrain"
     forced: bool = False
+
+
+@dataclass(frozen=True)
+class Delay:
+    """Partitions that are not planned before they lay still for `quiet`, or were restless for `most`."""
+
+    keys: Collection[KeyText]
+    quiet: timedelta
+    most: timedelta
 
 
 def find_partitions(tx: Tx, model_id: int, model: str, keys: Mapping[KeyText, bool], request: Request) -> int:
@@ -42,7 +61,7 @@ def find_partitions(tx: Tx, model_id: int, model: str, keys: Mapping[KeyText, bo
         "INSERT INTO partitions(model_id, key, leaf, wanted, cause, reason, actor)"
         " VALUES (:model, :key, :leaf, :commit, :cause, :reason, :actor) ON CONFLICT(model_id, key) DO UPDATE"
         " SET state = 'live', wanted = excluded.wanted, cause = excluded.cause, reason = excluded.reason,"
-        " actor = excluded.actor WHERE partitions.state = 'retired'",
+        " actor = excluded.actor, not_before = NULL WHERE partitions.state = 'retired'",
         [
             {
                 "model": model_id,
@@ -78,10 +97,18 @@ def retire_partitions(tx: Tx, model: str, ids: Sequence[int]) -> None:
     tx.event(Kind.PARTITIONS_RETIRED, model=model, count=len(ids), partitions=list(ids))
 
 
-def want(tx: Tx, model_id: int, model: str, request: Request, keys: Iterable[KeyText] | None = None) -> int:
+def want(
+    tx: Tx,
+    model_id: int,
+    model: str,
+    request: Request,
+    keys: Iterable[KeyText] | None = None,
+    delay: Delay | None = None,
+) -> int:
     """Ask for training of the given partitions, or of the whole model, and return the commit number.
 
-    A refresh does not soften a correction that is still open: the correction's cause stays.
+    A refresh does not soften a correction that is still open: the correction's cause stays. What somebody asked for
+    at once is not delayed by a later request that could wait.
     """
     commit = tx.next("commit")
     values: dict[str, Any] = {
@@ -116,12 +143,17 @@ def want(tx: Tx, model_id: int, model: str, request: Request, keys: Iterable[Key
         )
         return commit
     listed = list(keys)
+    moments = _delayed(tx, model_id, delay) if delay else {}
     tx.many(
         f"UPDATE partitions SET cause = {upgrade.format('cause')}, reason = {upgrade.format('reason')},"
         f" actor = {upgrade.format('actor')},"
-        " forced = CASE WHEN wanted > considered THEN max(forced, :forced) ELSE :forced END, wanted = :commit"
-        " WHERE model_id = :model AND key = :key AND state = 'live'",
-        [{**values, "key": key} for key in listed],
+        " forced = CASE WHEN wanted > considered THEN max(forced, :forced) ELSE :forced END, wanted = :commit,"
+        " restless_at = :restless, not_before = :later WHERE model_id = :model AND key = :key AND state = 'live'",
+        [
+            {**values, "key": key, "restless": since, "later": later}
+            for key in listed
+            for since, later in [moments.get(key, (None, None))]
+        ],
     )
     tx.event(
         Kind.WANTED_RAISED,
@@ -136,6 +168,30 @@ def want(tx: Tx, model_id: int, model: str, request: Request, keys: Iterable[Key
     return commit
 
 
+def fall_back(tx: Tx, model_id: int, model: str, request: Request) -> int:
+    """Ask for the whole model, because what exactly is due cannot be told or trained; says so, and counts it."""
+    tx.next("fallbacks")
+    tx.event(Kind.RUN_FALLBACK, model=model, actor=request.actor, reason=request.reason)
+    reason = f"fell back to a full run: {request.reason}"
+    return want(tx, model_id, model, replace(request, reason=reason))
+
+
+def _delayed(tx: Tx, model_id: int, delay: Delay) -> dict[str, tuple[str, str]]:
+    """Return since when each of these partitions is restless, and before what moment it waits."""
+    found = {}
+    for row in tx.rows(
+        "SELECT key, wanted > planned AS open, restless_at, not_before FROM partitions"
+        " WHERE model_id = :model AND state = 'live' AND key IN (SELECT value FROM json_each(:keys))",
+        model=model_id,
+        keys=dump(list(delay.keys)),
+    ):
+        if row.open and row.not_before is None:
+            continue  # asked for at once, and not planned yet
+        before = from_text(row.restless_at) if row.open and row.restless_at <= tx.now_text else tx.now
+        found[row.key] = (to_text(before), to_text(min(tx.now + delay.quiet, before + delay.most)))
+    return found
+
+
 def models_to_plan(tx: Tx) -> list[int]:
     """Return the ids of models with something wanted and not yet planned; looks at due rows alone."""
     return [
@@ -143,8 +199,10 @@ def models_to_plan(tx: Tx) -> list[int]:
         for row in tx.rows(
             "SELECT m.id FROM models m WHERE m.wanted > m.planned AND m.retired_at IS NULL"
             " AND EXISTS (SELECT 1 FROM partitions p WHERE p.model_id = m.id AND p.state = 'live') UNION"
-            " SELECT p.model_id FROM partitions p JOIN models m ON m.id = p.model_id"
-            " WHERE p.wanted > p.planned AND p.state = 'live' AND m.retired_at IS NULL"
+            # Named, for SQLite would look through all partitions: to it one partial index is as good as another.
+            " SELECT p.model_id FROM partitions p INDEXED BY partitions_unplanned JOIN models m ON m.id = p.model_id"
+            f" WHERE p.wanted > p.planned AND p.state = 'live' AND m.retired_at IS NULL AND {_RIPE}",
+            now=tx.now_text,
         )
     ]
 
@@ -158,14 +216,26 @@ def whole(tx: Tx, model_id: int) -> Record:
 
 def to_plan(tx: Tx, model_id: int, *, everything: bool) -> Sequence[Record]:
     """Return the partitions that need a place in a run, with the item that already waits for each, if any."""
-    where = "" if everything else "AND p.wanted > p.planned"
-    return tx.rows(
-        "SELECT p.id, p.key, p.leaf, p.rows, p.wanted, p.considered, p.cause, p.reason, p.actor, p.forced,"
-        " p.champion_id, w.id AS waiting_item, w.run_id AS waiting_run, w.priority AS waiting_priority"
-        " FROM partitions p LEFT JOIN items w ON w.partition_id = p.id AND w.state = 'waiting'"
-        f" WHERE p.model_id = :model AND p.state = 'live' {where} ORDER BY p.id",
+    where = "" if everything else f"AND p.wanted > p.planned AND {_RIPE}"
+    return tx.rows(f"{_PLACES} {where} ORDER BY p.id", model=model_id, now=tx.now_text)
+
+
+def places(tx: Tx, model_id: int, keys: Sequence[KeyText]) -> Sequence[Record]:
+    """Return partitions by their keys, as `to_plan` does, whether anything is wanted of them or not."""
+    named = "AND p.key IN (SELECT value FROM json_each(:keys))"
+    return tx.rows(f"{_PLACES} {named} ORDER BY p.id", model=model_id, keys=dump(list(keys)))
+
+
+def later(tx: Tx, model_id: int) -> Record:
+    """Return how many partitions wait for the end of their quiet period, and when the last of those is."""
+    row = tx.row(
+        "SELECT count(*) AS number, max(not_before) AS until FROM partitions p INDEXED BY partitions_unplanned"
+        f" WHERE p.model_id = :model AND p.state = 'live' AND p.wanted > p.planned AND NOT {_RIPE}",
         model=model_id,
+        now=tx.now_text,
     )
+    assert row is not None
+    return row
 
 
 def mark_planned(tx: Tx, model_id: int, partition_ids: Sequence[int], *, everything: bool) -> None:

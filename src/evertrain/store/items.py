@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from evertrain.clock import to_text
 from evertrain.errors import StaleAttempt
 from evertrain.events import Kind, ranges
 from evertrain.states import ItemState
-from evertrain.store import demand, leases, runs
+from evertrain.store import blackouts, demand, leases, runs
 from evertrain.store.connect import Record, Tx
 
 MAX_CHILD_CRASHES = 2
@@ -24,6 +24,8 @@ _LONGEST_DELAY_S = 600.0
 
 # No item waits longer than that, so a later moment is one of a wall clock that was set back since.
 _COME = "(available_at <= :now OR available_at > :latest)"
+
+_FREE = "(i.cause = 'manual' OR i.model_id NOT IN :held)"
 
 _MINE = (
     "id = :id AND owner = :owner AND fence = :fence AND state = 'running' AND EXISTS"
@@ -59,20 +61,23 @@ class End:
 def claim(tx: Tx, owner: str, *, most: int, seconds: float) -> Claim | None:
     """Take the most urgent item and others of its model, as many as fit into `seconds` by the last measured fits.
 
-    An item whose process died before is taken alone, so that it can harm no other.
+    An item whose process died before is taken alone, so that it can harm no other. Inside a blackout window of its
+    model only what a person asked for is taken.
     """
     leases.check(tx, owner)
     if tx.value("SELECT 1 FROM settings WHERE name = 'paused'"):
         return None
     ready = (
-        f"i.state = 'waiting' AND {_COME} AND NOT EXISTS"
+        f"i.state = 'waiting' AND {_COME} AND {_FREE} AND NOT EXISTS"
         " (SELECT 1 FROM items r WHERE r.partition_id = i.partition_id AND r.state = 'running')"
     )
+    held = list(blackouts.held(tx))
     top = tx.row(
         "SELECT i.id, i.model_id, i.crashes, m.seconds_each FROM items i JOIN models m ON m.id = i.model_id"
         f" WHERE {ready} AND m.paused = 0 ORDER BY i.priority DESC, i.id LIMIT 1",
         now=tx.now_text,
         latest=_latest(tx),
+        held=held,
     )
     if top is None:
         return None
@@ -87,6 +92,7 @@ def claim(tx: Tx, owner: str, *, most: int, seconds: float) -> Claim | None:
                 model=top.model_id,
                 now=tx.now_text,
                 latest=_latest(tx),
+                held=held,
                 size=size,
             )
         ]
@@ -383,11 +389,37 @@ def _finish(tx: Tx, item_id: int, partition_id: int, wanted: int | None, state: 
 
 def any_ready(tx: Tx) -> bool:
     """Return whether some item may be taken now; a look that needs no write lock."""
-    return bool(
-        tx.value(
-            f"SELECT 1 FROM items WHERE state = 'waiting' AND {_COME} LIMIT 1", now=tx.now_text, latest=_latest(tx)
-        )
+    ready = f"SELECT 1 FROM items i WHERE i.state = 'waiting' AND {_COME} AND {_FREE} LIMIT 1"
+    times = {"now": tx.now_text, "latest": _latest(tx)}
+    if not tx.value(ready, held=[], **times):
+        return False
+    held = list(blackouts.held(tx))
+    return not held or bool(tx.value(ready, held=held, **times))
+
+
+def held_back(tx: Tx) -> dict[int, tuple[int, datetime]]:
+    """Return for each model with items that a blackout holds back: how many, and until when."""
+    until = blackouts.held(tx)
+    counts = tx.rows(
+        "SELECT model_id, count(*) FROM items WHERE state = 'waiting' AND cause <> 'manual' AND model_id IN :held"
+        " GROUP BY model_id",
+        held=list(until),
     )
+    return {model_id: (number, until[model_id]) for model_id, number in counts}
+
+
+def held_until(tx: Tx, run_id: int) -> datetime | None:
+    """Return when the blackout ends that holds back all that is open of a run; None where some of it may go on."""
+    if not (until := blackouts.held(tx)):
+        return None
+    open_items = tx.rows(
+        "SELECT DISTINCT model_id, state = 'waiting' AND cause <> 'manual' AS waits FROM items"
+        " WHERE state IN ('waiting', 'running') AND (run_id = :run"
+        " OR id IN (SELECT item_id FROM joins WHERE run_id = :run))",
+        run=run_id,
+    )
+    ends = [until.get(row.model_id) if row.waits else None for row in open_items]
+    return max((one for one in ends if one), default=None) if all(ends) else None
 
 
 def cancelled_items(tx: Tx, owner: str) -> set[int]:

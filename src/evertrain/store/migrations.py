@@ -220,6 +220,21 @@ def _add_counters(tx: Tx) -> None:
         tx.run(statement)
 
 
+def _add_delays(tx: Tx) -> None:
+    """Rollups have a quiet period of their own: since when they are restless, and before what moment they wait."""
+    tx.run("ALTER TABLE partitions ADD COLUMN restless_at TEXT")
+    tx.run("ALTER TABLE partitions ADD COLUMN not_before TEXT")
+
+
+def _count_runs(tx: Tx) -> None:
+    """Count runs of each kind and fall-backs for good: the log and old runs may be tidied away."""
+    tx.run(
+        "INSERT INTO counters SELECT 'runs_full', count(*) FROM runs WHERE kind = 'full'"
+        " UNION ALL SELECT 'runs_selective', count(*) FROM runs WHERE kind = 'selective'"
+        " UNION ALL SELECT 'fallbacks', 0"
+    )
+
+
 def _add_forecasts(tx: Tx) -> None:
     tx.run(
         "CREATE TABLE forecasts(fit_id INTEGER PRIMARY KEY REFERENCES fits(id), frame TEXT NOT NULL, backtest TEXT NOT NULL)"
@@ -230,7 +245,9 @@ def _add_forecasts(tx: Tx) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_create, _add_datasets, _add_counters, _add_forecasts)
+MIGRATIONS: tuple[Callable[[Tx], None], ...] = (
+    _create, _add_datasets, _add_counters, _add_delays, _count_runs, _add_forecasts,
+)  # fmt: skip
 
 
 def migrate(store: Store) -> int:

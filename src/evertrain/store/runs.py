@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 from evertrain.errors import NotFound
 from evertrain.events import Kind, ranges
+from evertrain.specs import Cause
 from evertrain.states import ItemState, RunState, run_state
 from evertrain.store import demand
 from evertrain.store.connect import Record, Tx, dump
 
+# What a worker, its machine or its disk did to an item, and not its rows: where all of a run ended so, the run broke.
+_MACHINERY = "('crash', 'lost_worker', 'storage')"
 _ALL_ITEMS = "(SELECT id FROM items WHERE run_id = :run UNION SELECT item_id FROM joins WHERE run_id = :run)"
 
 
@@ -86,7 +89,8 @@ def create_run(tx: Tx, run: NewRun) -> int:
     )
     tx.many(
         "UPDATE items SET priority = max(priority, :priority), available_at = min(available_at, :available),"
-        " cause = CASE WHEN correction = 0 AND :correction = 1 THEN :cause ELSE cause END,"
+        # A person's request speaks for the item from now on: a blackout does not hold it back.
+        " cause = CASE WHEN :cause = 'manual' OR (correction = 0 AND :correction = 1) THEN :cause ELSE cause END,"
         " correction = max(correction, :correction), forced = max(forced, :forced) WHERE id = :item",
         [
             {
@@ -100,6 +104,7 @@ def create_run(tx: Tx, run: NewRun) -> int:
             for item in joined
         ],
     )
+    tx.next(f"runs_{run.kind}")
     first = tx.value("SELECT min(id) FROM items WHERE run_id = :run", run=run_id)
     tx.event(
         Kind.RUN_CREATED,
@@ -151,7 +156,7 @@ def draw_version(tx: Tx, model_id: int, run_id: int, major: int) -> tuple[int, s
 def end_runs(tx: Tx, items: Sequence[int]) -> list[int]:
     """End the runs of these items that have nothing open left, and return their ids."""
     runs = tx.rows(
-        "SELECT r.id, r.model_id, r.state, m.name, r.created_at FROM runs r JOIN models m ON m.id = r.model_id"
+        "SELECT r.id, r.model_id, r.state, r.kind, r.cause, m.name, r.created_at FROM runs r JOIN models m ON m.id = r.model_id"
         " WHERE r.state IN ('queued', 'running') AND r.id IN (SELECT run_id FROM items WHERE id IN :items"
         "  UNION SELECT run_id FROM joins WHERE item_id IN :items)"
         " AND NOT EXISTS (SELECT 1 FROM items i WHERE i.run_id = r.id AND i.state IN ('waiting', 'running'))"
@@ -177,7 +182,25 @@ def end_runs(tx: Tx, items: Sequence[int]) -> list[int]:
             outcomes=dict(outcomes),
             reason=telling_reason(tx, run.id),
         )
+        if state is RunState.FAILED and run.kind == "selective":
+            _fall_back(tx, run)
     return [run.id for run in runs]
+
+
+def _fall_back(tx: Tx, run: Record) -> None:
+    """Ask for the whole model once, where a selective run broke; a failing partition alone had its own tries."""
+    found = tx.row(
+        f"SELECT count(DISTINCT partition_id) AS partitions, max(forced) AS forced, count(*) AS items,"
+        f" sum(state IN ('failed', 'dead') AND coalesce(error_class, '') IN {_MACHINERY}) AS broken"
+        f" FROM items WHERE id IN {_ALL_ITEMS}",
+        run=run.id,
+    )
+    assert found is not None
+    if found.partitions < 2 or found.broken < found.items:
+        return
+    why = f"all {found.partitions} partitions of run {run.id} were lost ({telling_reason(tx, run.id)})"
+    request = demand.Request(Cause(run.cause), why, forced=bool(found.forced))
+    demand.fall_back(tx, run.model_id, run.name, request)
 
 
 def outcomes_of(tx: Tx, run_id: int) -> dict[ItemState, int]:

@@ -61,6 +61,11 @@ def was_read(
     )
 
 
+def read_again(tx: Tx, name: str) -> None:
+    """Have a source read at the next look, however it looks."""
+    tx.run("UPDATE sources SET read_at = NULL, read_stat = NULL WHERE name = :name", name=name)
+
+
 def columns_of(row: Record | None) -> dict[str, str] | None:
     """Return the column types that earlier reads established."""
     if row is None or row.columns is None:
