@@ -446,3 +446,50 @@ def test_rollback_brings_the_earlier_forecast_back(served):
     project.refresh()
     project.rollback("kg", partition=[{"fruit": "Avocado", "town": "Pilar"}, {"fruit": "Avocado"}])
     assert everything(project) == before
+
+
+@pytest.mark.parametrize("executor", ["inline", "children"])
+def test_new_periods_are_learnt_by_an_update_and_after_some_everything_anew(make, clock, folder, monkeypatch, executor):
+    """S0-38, S1-25: an incremental update is a PATCH, through the same gate, with a full fit after so many."""
+    monkeypatch.chdir(folder)
+    project = make(executor=executor, clock=clock)
+    dataset = project.dataset("sales", key="date", time="date")
+    project.model(
+        "sold", dataset, target="sales", series=Series(7, "D", updates=2), trainer=Custom("toys:Follow"),
+        triggers=[on_data_change("0s")],
+    )  # fmt: skip
+    dataset.ingest(daily([100, 110, 120, 130, 120, 110, 90] * 8))
+    project.refresh()
+    versions, fits = [], []
+    for day in range(4):
+        (folder / "fits").write_text("")
+        clock.advance(days=1)
+        dataset.ingest(daily([100 + day], NOW.date() + timedelta(days=day)))
+        project.refresh()
+        found = project.forecast("sold")
+        versions.append(found.version)
+        fits.append((folder / "fits").read_text().split()[0])
+        assert found.ds[0] == str(NOW.date() + timedelta(days=day + 1)), "it knows the new day"
+    assert versions == ["1.0.1", "1.0.2", "1.1.0", "1.1.1"]
+    assert fits == ["update", "update", "fit", "update"]
+    dataset.edit({"date": str(NOW.date() - timedelta(days=3)), "sales": 95.0})
+    project.refresh()
+    assert project.forecast("sold").version == "1.2.0", "a corrected past is a full fit's business"
+    (folder / "fits").write_text("")
+    project.trigger("sold", force=True)
+    assert "update" not in (folder / "fits").read_text()
+
+
+def test_an_update_says_what_a_full_fit_says(make, clock, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    project, dataset = single(
+        make, clock, [100, 110, 120, 130, 120, 110, 90] * 8, trainer=Custom("toys:Follow"), series={"updates": 9}
+    )
+    clock.advance(days=3)
+    dataset.ingest(daily([101, 111, 121], NOW.date() + timedelta(days=2)))
+    project.refresh()
+    updated = project.forecast("sold")
+    assert updated.version == "1.0.1"
+    assert "backtest steps: equal" in project.history("sold")[0]["verdict"]
+    project.trigger("sold", force=True)
+    assert project.forecast("sold").mean == updated.mean

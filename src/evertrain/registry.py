@@ -201,7 +201,12 @@ def _store_fits(tx: Tx, model_id: int, proposals: Sequence[Proposal]) -> None:
         [{"digest": digest, "size": size, "at": tx.now_text} for digest, size in digests.items()],
     )
     majors = {one.run_id: one.major for one in proposals}
-    versions = {run_id: runs.draw_version(tx, model_id, run_id, major)[0] for run_id, major in sorted(majors.items())}
+    updates = {one.run_id for one in proposals if (one.signature.get("series") or {}).get("updates")}
+    anew = {one.run_id for one in proposals if not (one.signature.get("series") or {}).get("updates")}
+    versions = {
+        run_id: runs.draw_version(tx, model_id, run_id, major, patch=run_id in updates - anew)[0]
+        for run_id, major in sorted(majors.items())
+    }
     tx.many(
         "INSERT INTO fits(id, version_id, partition_id, artifact, start, size, digest, trainer, verdict, scores, rows,"
         " input, wanted, trained_until, signature, trained_at) VALUES (:id, :version, :partition, :artifact, :start,"

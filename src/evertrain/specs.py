@@ -879,6 +879,8 @@ class Series:
         season: periods of a season; None is the usual one of the frequency, such as 12 for months.
         windows: origins of the backtest that a forecaster is judged by.
         reconcile: "bottom_up" answers rollups by the sum of their partitions.
+        updates: how many times a fit may be updated with the periods that are new, by a trainer that can, before it
+            is fitted anew on every row; 0 is never.
     """
 
     h: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_no_truth)]
@@ -890,6 +892,7 @@ class Series:
     season: Positive | None = None
     windows: Annotated[int, Field(ge=0, le=100), BeforeValidator(_no_truth)] = 2
     reconcile: Literal["none", "bottom_up"] = "none"
+    updates: Annotated[int, Field(ge=0, le=10_000), BeforeValidator(_no_truth)] = 0
 
     def __post_init__(self) -> None:
         if self.reconcile == "bottom_up" and self.aggregate not in ("sum", "count"):

@@ -27,7 +27,7 @@ def forecast(
             help="Only rows with column=value; may be repeated. Where no partition holds them, a model is made."
         ),
     ] = None,
-    h: Annotated[int | None, typer.Option("--h", "-h", min=1, max=10_000, help="Periods ahead.")] = None,
+    h: Annotated[int | None, typer.Option("--h", min=1, max=10_000, help="Periods ahead.")] = None,
     level: Annotated[list[int] | None, typer.Option(min=1, max=99, help="An interval, in per cent.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write the forecast to this CSV file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw it, behind what happened, into this PNG or SVG file.")] = None,

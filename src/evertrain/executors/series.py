@@ -7,6 +7,7 @@ backtest. The fit that is stored has then seen every row, so no row of it was ev
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -168,7 +169,12 @@ def fit_series(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Me
     work = _Work(shared, item, series, context)
     how = shared.series
     origins = forecasting.cutoffs(series, how.h, how.windows, work.least)
-    trainer, fitted = work.fitted(series) if not item.get("fitted") else (work.trainer_for(series), None)
+    updates = _updates(work)
+    if updates:
+        trainer, fitted = work.trainer, _updated(work)
+        origins = [one for one in origins if one in work.said]
+    else:
+        trainer, fitted = work.fitted(series) if not item.get("fitted") else (work.trainer_for(series), None)
     data = champion_bytes(item["fitted"]) if item.get("fitted") else trainer.save(fitted)
     if not isinstance(data, bytes):
         raise TrainingError(f"{type(trainer).__name__}.save answered {type(data).__name__}; bytes are needed")
@@ -197,6 +203,8 @@ def fit_series(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Me
             "level": list(how.level),
             "fallback": work.why_naive(series.values),
             "left_out": series.left_out,
+            "digest": _digest(series.values),
+            "updates": updates,
             "origins": series.freq.texts(np.array(origins, dtype=np.int64)) if origins else [],
         },
     }
@@ -215,6 +223,43 @@ def fit_series(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Me
             "backtest": json.dumps({str(one): work.said[one].tolist() for one in origins}, separators=(",", ":")),
         },
     }
+
+
+# --- updating ---------------------------------------------------------------------------------------------------
+
+
+def _digest(values: np.ndarray[Any, Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values, dtype="<f8").tobytes()).hexdigest()
+
+
+def _updates(work: _Work) -> int:
+    """Return which update since the last full fit this one is; 0 where the series is fitted anew.
+
+    Only periods that are new can be learnt so: a corrected past is a full fit's business.
+    """
+    champion, series, most = work.item.get("champion"), work.series, work.shared.series.updates
+    if not champion or not most or work.item.get("fitted") or work.item.get("forced"):
+        return 0
+    told, own = champion["signature"].get("series") or {}, champion["signature"]
+    if own.get("recipe") != work.shared.recipe or told.get("fallback") or not hasattr(work.trainer, "update"):
+        return 0
+    known = told["last"] - series.first + 1
+    follows = 0 < known < series.values.size and told["freq"] == series.freq.name
+    same = follows and told["digest"] == _digest(series.values[:known]) and told["updates"] < most
+    return int(told["updates"]) + 1 if same else 0
+
+
+def _updated(work: _Work) -> Any:
+    """Return the champion with the new periods learnt; what it said before is what this way of fitting has said."""
+    champion, series = work.item["champion"], work.series
+    last = champion["signature"]["series"]["last"]
+    backtest = json.loads(champion["forecast"]["backtest"])
+    work.said |= {int(origin): np.array(values) for origin, values in backtest.items()}
+    said = np.array(json.loads(champion["forecast"]["frame"])["mean"])
+    work.said[last] = said[: series.last - last]
+    frame = frame_of(series).iloc[last - series.first + 1 :].reset_index(drop=True)
+    updating: Any = work.trainer
+    return updating.update(updating.load(champion_bytes(champion)), frame, work.context)
 
 
 # --- judging ----------------------------------------------------------------------------------------------------

@@ -350,6 +350,7 @@ class Supervisor:
                 "start": leaf.start if leaf else None,
                 "rows": leaf.rows if leaf else None,
                 "leaf": bool(item.leaf),
+                "forced": bool(item.forced),
                 "champion": champion and self.asked(champion, forecasts),
             }
         for reason in dict.fromkeys(reason for _, reason in needless):
@@ -405,6 +406,7 @@ class Supervisor:
             "key": list(source.key),
             "now": self.store.clock.now().isoformat(),
             "series": model.extract.get("series"),
+            "recipe": model.recipe,
             "items": list(messages),
             **more,
         }

@@ -59,6 +59,7 @@ class Setting:
     inline: Mapping[str, Any]
     own_extract: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+    recipe: str = ""
     trainers: dict[str, Trainer] = field(default_factory=dict)
 
     def close(self) -> None:
@@ -139,6 +140,7 @@ def setting(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None, 
         inline or {},
         copied,
         task.get("series") or {},
+        task.get("recipe", ""),
     )
 
 

@@ -133,17 +133,28 @@ def start_runs(tx: Tx, homes: list[int], items: list[int]) -> None:
         tx.event(Kind.RUN_STARTED, run_id=run_id)
 
 
-def draw_version(tx: Tx, model_id: int, run_id: int, major: int) -> tuple[int, str]:
+def draw_version(tx: Tx, model_id: int, run_id: int, major: int, *, patch: bool = False) -> tuple[int, str]:
     """Return the number and the text of a run's version, drawn with its first fit: the next MINOR of its generation.
 
     A run that fits nothing draws none; a number that was drawn is not used again, whatever the verdicts.
+
+    Args:
+        patch: its first fits are updates of earlier ones: the next PATCH of the newest MINOR.
     """
     row = tx.row("SELECT * FROM versions WHERE run_id = :run", run=run_id)
     if row is None:
+        minor, number = tx.row(
+            "SELECT coalesce(max(minor), -1) AS minor, (SELECT max(patch) FROM versions WHERE model_id = :model"
+            " AND major = :major AND minor = (SELECT max(minor) FROM versions WHERE model_id = :model AND major = :major))"
+            " AS patch FROM versions WHERE model_id = :model AND major = :major",
+            model=model_id,
+            major=major,
+        ) or (-1, 0)
         row = tx.row(
-            "INSERT INTO versions(model_id, run_id, major, minor, created_at) VALUES (:model, :run, :major,"
-            " (SELECT coalesce(max(minor), -1) + 1 FROM versions WHERE model_id = :model AND major = :major), :at)"
-            " RETURNING *",
+            "INSERT INTO versions(model_id, run_id, major, minor, patch, created_at)"
+            " VALUES (:model, :run, :major, :minor, :patch, :at) RETURNING *",
+            minor=minor if patch and minor >= 0 else minor + 1,
+            patch=number + 1 if patch and minor >= 0 else 0,
             model=model_id,
             run=run_id,
             major=major,
