@@ -493,3 +493,30 @@ def test_an_update_says_what_a_full_fit_says(make, clock, folder, monkeypatch):
     assert "backtest steps: equal" in project.history("sold")[0]["verdict"]
     project.trigger("sold", force=True)
     assert project.forecast("sold").mean == updated.mean
+
+
+def test_a_period_that_ends_brings_its_rows_into_the_next_forecast(make, clock):
+    """No row changes at the end of a month; what the month held is news all the same, once."""
+    project, dataset = farm(make, clock)
+    dataset.ingest(harvests(number=31))  # July is not over
+    project.refresh()
+    asked = {"fruit": "Banana", "town": "Pilar"}
+    assert project.forecast("kg", partition=asked).ds[0] == "2026-07-01"
+    clock.advance(days=21)
+    project.refresh()
+    assert project.forecast("kg", partition=asked).ds[0] == "2026-07-01", "one day before the end"
+    clock.advance(days=1)
+    project.refresh()
+    found = project.forecast("kg", partition=asked)
+    assert (found.ds[0], found.version) == ("2026-08-01", "1.1.0")
+    newest = project.history("kg")[0]
+    assert newest["description"] == "period 2026-07-01 has ended, and 8 series hold rows of it"
+    project.refresh()
+    assert project.history("kg")[0]["run"] == newest["run"], "it is news once"
+
+
+def test_a_series_that_had_no_ended_period_is_tried_again_when_one_ends(make, clock):
+    project, _ = single(make, clock, [3.0], freq="MS")
+    clock.advance(days=31)
+    project.refresh()
+    assert project.forecast("sold").ds[0] == "2026-08-01"

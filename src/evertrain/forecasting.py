@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from statistics import NormalDist
 from typing import Any, ClassVar
 
@@ -95,6 +95,21 @@ class Freq:
         if not self.ends:
             return self.start(periods)
         return np.asarray(self.start(periods + 1) - np.timedelta64(1, "D"), dtype="datetime64[ns]")
+
+    def period_of(self, moment: datetime) -> int:
+        """Return the period of one instant, in UTC."""
+        plain = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+        return int(self.period(np.array([plain], dtype="datetime64[us]"))[0])
+
+    def start_of(self, period: int) -> datetime:
+        """Return the first instant of one period, in UTC."""
+        return datetime.fromisoformat(str(self.start(np.array([period])).astype("datetime64[s]")[0])).replace(
+            tzinfo=UTC
+        )
+
+    def text(self, period: int) -> str:
+        """Return the label of one period."""
+        return self.texts(np.array([period]))[0]
 
     def texts(self, periods: Array) -> list[str]:
         """Return the labels as ISO text: dates for periods of a day and more."""
@@ -229,7 +244,7 @@ def regular(
         raise DataError(
             f"{wild.sum()} rows are dated like {times[wild][0].astype('datetime64[s]')}; allowed: 1680 to 2259"
         )
-    current = int(freq.period(np.array([now.replace(tzinfo=None)], dtype="datetime64[us]"))[0])
+    current = freq.period_of(now)
     newest = current if how.unfinished else current - 1
     periods = freq.period(times)
     kept = periods <= newest
@@ -241,11 +256,10 @@ def regular(
     periods, values = periods[kept], values[kept]
     first, last = int(periods.min()), int(periods.max())
     if latest is not None:
-        stamp = np.array([latest.replace(tzinfo=None)], dtype="datetime64[us]")
-        last = max(last, min(int(freq.period(stamp)[0]), newest))
+        last = max(last, min(freq.period_of(latest), newest))
     if last - first >= _LONGEST:
         raise DataError(
-            f"from {freq.texts(np.array([first]))[0]} to {freq.texts(np.array([last]))[0]} are {last - first + 1} periods"
+            f"from {freq.text(first)} to {freq.text(last)} are {last - first + 1} periods"
             f" of {freq.name}; allowed: {_LONGEST}. Is a date wrong?"
         )
     found = _aggregated(periods - first, times[kept], values, last - first + 1, how.aggregate)
@@ -277,8 +291,7 @@ def _filled(values: Floats, how: str, freq: Freq, first: int) -> Floats:
     if how == "zero":
         return np.where(holes, 0.0, values)
     if how == "refuse":
-        place = np.flatnonzero(holes)
-        label = freq.texts(np.array([first + place[0]]))[0]
+        label = freq.text(first + int(np.flatnonzero(holes)[0]))
         raise DataError(f"{holes.sum()} of {values.size} periods have no rows, the first is {label}; gaps='refuse'")
     known = np.flatnonzero(~holes)
     if how == "linear":  # behind the last known value it stays where it is

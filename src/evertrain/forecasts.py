@@ -15,8 +15,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from evertrain import registry
 from evertrain.artifacts import Artifacts
 from evertrain.clock import from_text
@@ -155,7 +153,7 @@ class Forecasts:
                 _check_level(spec, key)
                 raise NoModelYet(registry.no_model_yet(tx, found.id, spec, key))
             if series.reconcile == "bottom_up" and not rows[answering].leaf:
-                leaves = leaves_below(registry.leaf_forecasts(tx, self.model), answering)
+                leaves = [json.loads(row.frame) for row in registry.leaf_forecasts(tx, self.model, answering)]
             else:
                 leaves = []
         row = rows[answering]
@@ -215,8 +213,7 @@ class Coherence:
 
 def stale_periods(series: Mapping[str, Any], now: datetime) -> int:
     """Return how many whole periods have ended since the last one that a fit has seen."""
-    current = parse_freq(series["freq"]).period(np.array([now.replace(tzinfo=None)], dtype="datetime64[us]"))
-    return max(0, int(current[0]) - 1 - int(series["last"]))
+    return max(0, parse_freq(series["freq"]).period_of(now) - 1 - int(series["last"]))
 
 
 def key_of(spec: ModelSpec, partition: Mapping[str, Any]) -> KeyText:

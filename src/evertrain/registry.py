@@ -18,7 +18,7 @@ from evertrain.errors import ArtifactError, Conflict
 from evertrain.events import Kind, ranges
 from evertrain.faults import fault_point
 from evertrain.gate import Method, Verdict
-from evertrain.partitions import KeyText, decode, label
+from evertrain.partitions import WHOLE, KeyText, decode, encode, label
 from evertrain.specs import Cause, ModelSpec
 from evertrain.states import ItemState
 from evertrain.store import champions, demand, items, runs
@@ -343,9 +343,16 @@ def served_forecasts(tx: Tx, model: str, keys: Sequence[KeyText]) -> dict[KeyTex
     return {KeyText(row.key): row for row in tx.rows(f"{_SERVED} AND p.key IN :keys", model=model, keys=list(keys))}
 
 
-def leaf_forecasts(tx: Tx, model: str) -> Sequence[Record]:
-    """Return the forecasts of all partitions of a model, without its rollups."""
-    return tx.rows(f"{_SERVED} AND p.leaf", model=model)
+def leaf_forecasts(tx: Tx, model: str, below: KeyText = WHOLE) -> Sequence[Record]:
+    """Return the forecasts of the partitions below a rollup of a model, without those of rollups."""
+    kept = decode(below).items()
+    # Keys are canonical JSON: what a rollup keeps stands in the key of each partition below it, as it stands in its own.
+    # A text of JSON can stand in another value too, so what was found is looked at once more.
+    parts = {f"part{n}": encode({name: value}, [name])[1:-1] for n, (name, value) in enumerate(kept)}
+    where = "".join(f" AND instr(p.key, :{part})" for part in parts)
+    return [
+        row for row in tx.rows(f"{_SERVED} AND p.leaf{where}", model=model, **parts) if kept <= decode(row.key).items()
+    ]
 
 
 def all_forecasts(tx: Tx, model: str) -> Sequence[Record]:

@@ -232,6 +232,12 @@ def on_age(trigger: MaxAge, ages: Ages, now: datetime) -> Decision:
     return Decision(Cause.AGE, "age", False, "young", f"{spoken(age)} of {limit}", evidence=evidence)
 
 
+def on_period_end(period: str, keys: Sequence[KeyText]) -> Decision:
+    """Decide on series that hold rows of a period that has ended since they were fitted."""
+    reason = f"period {period} has ended, and {plural(len(keys), 'series', 'series')} hold rows of it"
+    return Decision(Cause.AGE, "period_end", True, "ended", reason, Severity.LOW, {"series": len(keys)}, tuple(keys))
+
+
 def on_schedule(trigger: Schedule, rule: str, zone: str, slot: datetime, skipped: int, now: datetime) -> Decision:
     """Decide for a schedule whose slot has come; one catch-up stands for all slots missed."""
     late = now - slot

@@ -175,8 +175,7 @@ class _Temporary:
         version = str(self.dataset.version) if self.dataset else read.look(source, self.opened.home.root)
         if version is None:
             return None
-        now = np.array([self.opened.store.clock.now().replace(tzinfo=None)], dtype="datetime64[us]")
-        period = int(parse_freq(self.facts["freq"]).period(now)[0])
+        period = parse_freq(self.facts["freq"]).period_of(self.opened.store.clock.now())
         said = [self.model.id, self.model.recipe, version, dict(self.facts), self.where, self.h, self.level, period]
         return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -17,9 +17,10 @@ from evertrain.control.ask import plan_all
 from evertrain.control.opened import Opened, zone_of
 from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
+from evertrain.forecasting import parse_freq
 from evertrain.partitions import KeyText, decode, label
 from evertrain.sources.index import complete
-from evertrain.specs import Auto, Cause, Dataset, Environment, MaxAge, ProjectSpec, ScoreDrop
+from evertrain.specs import Auto, Cause, DataChange, Dataset, Environment, MaxAge, ProjectSpec, ScoreDrop
 from evertrain.states import ItemState
 from evertrain.store import champions, decisions, demand, models, runs, schedules, sources
 from evertrain.store.connect import Record, Tx
@@ -41,6 +42,7 @@ class Memory:
     looked: dict[str, datetime] = field(default_factory=dict)
     evaluated: dict[tuple[int, str], str] = field(default_factory=dict)
     under_way: set[str] = field(default_factory=set)
+    periods: dict[int, int] = field(default_factory=dict)
 
 
 def look(opened: Opened, hands: Supervisor, memory: Memory, hints: Sequence[str] = ()) -> None:
@@ -57,6 +59,7 @@ def look(opened: Opened, hands: Supervisor, memory: Memory, hints: Sequence[str]
     if regular:
         memory.checked_at = now
         _check_ages(opened, project)
+        _check_periods(opened, project, memory)
         _check_scores(opened, hands, project, memory)
         _check_environment(opened, hands, project, memory)
     plan_all(opened)
@@ -155,6 +158,25 @@ def _check_ages(opened: Opened, project: ProjectSpec) -> None:
     for model, trigger in _with_trigger(opened, project, MaxAge):
         with opened.store.write() as tx:
             _follow(tx, project, model, triggers.on_age(trigger, _ages(tx, model, trigger), tx.now))
+
+
+def _check_periods(opened: Opened, project: ProjectSpec, memory: Memory) -> None:
+    """Train series whose newest rows lay in a period that has ended since; looked at once in each period."""
+    with opened.store.read() as tx:
+        own = [one for one in models.every(tx) if one.spec.series and _acts(project, one) is not Auto.OFF]
+    for model in own:
+        name = ((model.extract or {}).get("series") or {}).get("freq")
+        if name is None or not any(isinstance(one, DataChange) for one in model.spec.triggers):
+            continue
+        freq = parse_freq(name)
+        period = freq.period_of(opened.store.clock.now())
+        if memory.periods.get(model.id) == period:
+            continue
+        with opened.store.write() as tx:
+            keys = champions.outlived(tx, model.id, freq.start_of(period))
+            if keys:
+                _follow(tx, project, model, triggers.on_period_end(freq.text(period - 1), keys))
+        memory.periods[model.id] = period
 
 
 def _ages(tx: Tx, model: models.Model, trigger: MaxAge) -> triggers.Ages:

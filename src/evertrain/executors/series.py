@@ -182,7 +182,7 @@ def fit_series(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Me
     frame = ahead(trainer, trainer.load(data), series.freq, series.last, how.h, how.level)
     measured, losses, values = _measured(work, origins)
     place = packer.put(data)
-    last = series.freq.texts(np.array([series.last]))[0]
+    last = series.freq.text(series.last)
     signature = {
         "target": shared.spec.target,
         "features": [],
@@ -373,7 +373,7 @@ def temporary(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None
         {
             "type": "answer",
             "frame": ahead(trainer, fitted, series.freq, series.last, task["h"], task["level"]),
-            "as_of": series.freq.texts(np.array([series.last]))[0],
+            "as_of": series.freq.text(series.last),
             "fallback": work.why_naive(series.values),
             "rows": len(rows),
             "seconds": round(time.monotonic() - started, 3),

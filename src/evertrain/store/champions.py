@@ -54,6 +54,24 @@ def trained_before(tx: Tx, model_id: int, moment: datetime) -> Sequence[Record]:
     )
 
 
+def outlived(tx: Tx, model_id: int, since: datetime) -> list[KeyText]:
+    """Return the series whose newest rows lay in a period that had not ended then, and has by `since`.
+
+    Those whose fit left rows out for that reason, or that had no other rows and were skipped; not those that were
+    tried since, and refused.
+    """
+    rows = tx.rows(
+        "SELECT p.key FROM partitions p JOIN models m ON m.id = p.model_id LEFT JOIN fits f ON f.id = p.champion_id"
+        " WHERE p.model_id = :model AND p.state = 'live' AND max(p.wanted, m.wanted) <= p.considered AND CASE"
+        " WHEN f.id IS NULL THEN p.outcome = 'skipped' AND p.considered_at < :since"
+        " ELSE f.trained_at < :since AND json_extract(f.signature, '$.series.left_out') > 0"
+        " AND (p.considered_at < :since OR p.outcome NOT IN ('rejected', 'failed', 'dead')) END ORDER BY p.id",
+        model=model_id,
+        since=to_text(since),
+    )
+    return [KeyText(row.key) for row in rows]
+
+
 def with_news(tx: Tx, model_id: int, limit: int) -> Sequence[Record]:
     """Return partitions that hold other rows than their champion was trained on and are not due already."""
     return tx.rows(
