@@ -61,6 +61,21 @@ def test_a_file_comes_in_is_listed_taken_back_and_written_out(shell: Shell, farm
     assert len((farm / "older.csv").read_text().splitlines()) == 42
 
 
+def test_taking_a_batch_back_names_what_was_trained_on_it_and_what_serves_instead(shell: Shell, farm):
+    """P-36"""
+    shell.ok("ingest", "harvests", "first.csv")
+    shell.ok("trigger", "kg")
+    (farm / "steep.csv").write_text("id,town,x,y\n" + "".join(f"{i},T0,{i}.5,{2.1 * i:.1f}\n" for i in range(0, 40, 2)))
+    shell.ok("ingest", "harvests", "steep.csv")
+    shell.ok("trigger", "kg", "-p", "town=T0")
+
+    undone = shell.ok("undo", "harvests", "2")
+
+    assert "Trained on it: kg 1.1.0 of T0; kg 1.1.0 of Overall." in undone.out
+    assert "Rolled back until clean models are trained: kg of T0 to 1.0.0" in undone.out
+    assert undone.following == "evertrain plan"
+
+
 def test_the_same_request_again_is_told_and_changes_nothing(shell: Shell, farm):
     """P-09"""
     shell.ok("ingest", "harvests", "first.csv", "--token", "a")

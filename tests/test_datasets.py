@@ -214,6 +214,34 @@ def test_the_turn_of_a_writer_that_is_gone_passes_on_and_it_cannot_come_back(fil
         datasets._held(tx, "harvests", "sleeper")
 
 
+def test_large_edits_deletions_and_undos_are_written_in_chunks_and_published_once(filled, monkeypatch):
+    """P-03: no write holds the lock for longer than one chunk takes; a reader sees all of a batch or nothing."""
+    held = []
+
+    def counted(real):
+        def call(*given):
+            held.append(len(given[-1]))
+            return real(*given)
+
+        return call
+
+    big = harvest(*[(n, "2026-02-01", "New", 1.0) for n in range(1, 10)])
+    made = datasets.ingest(filled, "harvests", SPEC, big)
+    monkeypatch.setattr(datasets, "CHUNK", 2)
+    for name in ("merge", "remove", "undo"):
+        monkeypatch.setattr(datasets.table, name, counted(getattr(datasets.table, name)))
+
+    edited = datasets.edit(filled, "harvests", [{"record_id": n, "kg": 2.0} for n in range(1, 10)])
+    back = datasets.undo(filled, "harvests", edited.number)
+    assert (edited.updated, edited.version, back.updated, back.version) == (9, 3, 9, 4)
+    assert contents(filled, 4) == contents(filled, 2)
+    with pytest.raises(Conflict, match="changed again by a later batch"):
+        datasets.undo(filled, "harvests", made.number)
+    gone = datasets.delete(filled, "harvests", [{"record_id": n} for n in range(1, 10)])
+    assert (gone.removed, gone.version, contents(filled)) == (9, 5, {})
+    assert held == [2, 2, 2, 2, 1] * 4
+
+
 class Versions(RuleBasedStateMachine):
     """Batches in any order: every version reads as a dictionary that did the same would."""
 

@@ -35,6 +35,24 @@ _TURN_S = 30.0
 
 
 @dataclass(frozen=True)
+class TrainedOn:
+    """A fit that was trained on rows which an undo or an erasure takes away.
+
+    Attributes:
+        serving: it was the champion of its partition at that moment.
+        back: the version that serves again in its place; None where it serves on, or had not served.
+        stays: why a champion serves on until the partition is trained anew.
+    """
+
+    model: str
+    version: str
+    partition: str
+    serving: bool = False
+    back: str | None = None
+    stays: str | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """What one write came to.
 
@@ -42,6 +60,8 @@ class Batch:
         again: a retry met the batch that was written before.
         version: the version that holds it; the one of before where nothing changed.
         left: keys that an undo left alone, because later batches touched them.
+        fits: those that were trained on what an undo took away.
+        rolled_back: those of them that served and gave way to an earlier one.
     """
 
     number: int
@@ -55,6 +75,8 @@ class Batch:
     set_aside: int = 0
     again: bool = False
     left: tuple[str, ...] = ()
+    fits: tuple[TrainedOn, ...] = ()
+    rolled_back: tuple[TrainedOn, ...] = ()
 
     def __str__(self) -> str:
         parts = [
@@ -141,15 +163,7 @@ def _ingest(
 
     if spec.key and len(prepared) > CHUNK:
         prepared.sort(key=itemgetter(0))  # neighbours in the index are written together, in a fifth of the time
-    chunks = [prepared[at : at + CHUNK] for at in range(0, len(prepared), CHUNK)] or [[]]
-    if len(chunks) > 1:
-        return _in_steps(store, name, actor, chunks, work, prepare)
-    return _at_once(store, name, actor, lambda tx, dataset: _made(work(tx, dataset, chunks[0], True)), prepare)
-
-
-def _made(batch: Batch | None) -> Batch:
-    assert batch is not None
-    return batch
+    return _write(store, name, actor, prepared, work, prepare)
 
 
 def edit(store: Store, name: str, rows: Sequence[Mapping[str, Any]], *, actor: str = "") -> Batch:
@@ -159,23 +173,31 @@ def edit(store: Store, name: str, rows: Sequence[Mapping[str, Any]], *, actor: s
         NotFound: no row has that key.
         DataError: a column does not exist, or a value is not of its type.
     """
-
-    def work(tx: Tx, dataset: table.Dataset) -> Batch:
-        version = table.reserve(tx, dataset)  # first: what a dead writer left must not be read as the row's values
-        # Read where it is written: between two transactions another could change another column of the row.
-        merged = _edited(tx, dataset, rows)
-        counts = table.merge(tx, dataset, version, merged)
-        return _kept(tx, dataset, version, counts, {"kind": "edit", "source": "edit", "digest": _digest(merged)})
-
-    return _at_once(store, name, actor, work)
-
-
-def _edited(tx: Tx, dataset: table.Dataset, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    with store.read() as tx:
+        dataset = _again(tx, name)
     _needs_key(dataset)
-    keys = [key_of(dataset, one) for one in rows]
-    values = table.of_keys(tx, dataset, keys)
+    wanted: dict[str, dict[str, Any]] = {}
+    for one in rows:
+        wanted.setdefault(key_of(dataset, one), {}).update(one)
+    digest = _digest([(key, sorted(values.items(), key=repr)) for key, values in wanted.items()])
+    how = {"kind": "edit", "source": "edit", "digest": digest}
+    counts = table.Counts()
+
+    def work(tx: Tx, dataset: table.Dataset, chunk: Sequence[Any], is_last: bool) -> Batch | None:
+        nonlocal counts
+        # First: what a dead writer left must not be read as a row's values.
+        version = dataset.version + 1 if counts.chunks else table.reserve(tx, dataset)
+        # Read where it is written: between two transactions another could change another column of the row.
+        counts += table.merge(tx, dataset, version, _edited(tx, dataset, chunk))
+        return _kept(tx, dataset, version, counts, how) if is_last else None
+
+    return _write(store, name, actor, list(wanted.items()), work)
+
+
+def _edited(tx: Tx, dataset: table.Dataset, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[Any, ...]]:
+    values = table.of_keys(tx, dataset, [key for key, _ in rows])
     names = list(dataset.columns)
-    for key, one in zip(keys, rows, strict=True):
+    for key, one in rows:
         if key not in values:
             raise NotFound(f"{dataset.name} has no row {printable(key)}")
         for column, value in one.items():
@@ -189,40 +211,68 @@ def _edited(tx: Tx, dataset: table.Dataset, rows: Sequence[Mapping[str, Any]]) -
 
 def delete(store: Store, name: str, keys: Sequence[Mapping[str, Any]], *, actor: str = "") -> Batch:
     """Remove rows by their key columns; rows that are not there are counted as unchanged."""
+    with store.read() as tx:
+        dataset = _again(tx, name)
+    _needs_key(dataset)
+    found = list(dict.fromkeys(key_of(dataset, one) for one in keys))
+    how = {"kind": "delete", "source": "delete", "digest": _digest([(key,) for key in found])}
+    counts = table.Counts()
 
-    def work(tx: Tx, dataset: table.Dataset) -> Batch:
-        _needs_key(dataset)
-        found = list(dict.fromkeys(key_of(dataset, one) for one in keys))
-        version = table.reserve(tx, dataset)
-        counts = table.remove(tx, dataset, version, found)
-        digest = _digest([(key,) for key in found])
-        return _kept(tx, dataset, version, counts, {"kind": "delete", "source": "delete", "digest": digest})
+    def work(tx: Tx, dataset: table.Dataset, chunk: Sequence[Any], is_last: bool) -> Batch | None:
+        nonlocal counts
+        version = dataset.version + 1 if counts.chunks else table.reserve(tx, dataset)
+        counts += table.remove(tx, dataset, version, chunk)
+        return _kept(tx, dataset, version, counts, how) if is_last else None
 
-    return _at_once(store, name, actor, work)
+    return _write(store, name, actor, found, work)
 
 
-def undo(store: Store, name: str, number: int, *, actor: str = "") -> Batch:
+Told = Callable[[Tx, table.Dataset], tuple[TrainedOn, ...]]
+
+
+def undo(store: Store, name: str, number: int, *, actor: str = "", told: Told | None = None) -> Batch:
     """Reverse a batch where no later one touched its rows; those that were touched are left and named.
+
+    Args:
+        told: is called once, in the transaction that makes the batch seen,
+            and returns the fits that were trained on what it took away.
 
     Raises:
         NotFound: the dataset has no such batch.
         Conflict: the batch changed nothing, or everything it did was changed again since.
     """
+    counts, left = table.Counts(), []
+    with store.read() as tx:
+        batch = _undoable(tx, _again(tx, name), number)
+        keys = table.touched_keys(tx, _again(tx, name), batch.version)
 
-    def work(tx: Tx, dataset: table.Dataset) -> Batch:
-        batch = table.batch(tx, dataset, number)
-        if not batch.added + batch.updated + batch.removed:
-            raise Conflict(f"batch {number} changed nothing, so there is nothing to undo")
-        if batch.version <= dataset.horizon:
-            raise Conflict(f"batch {number} is older than the history that {name} keeps, so it cannot be undone")
-        version = table.reserve(tx, dataset)
-        counts, left = table.undo(tx, dataset, version, batch.version)
+    def work(tx: Tx, dataset: table.Dataset, chunk: Sequence[Any], is_last: bool) -> Batch | None:
+        nonlocal counts
+        if not counts.chunks:
+            _undoable(tx, dataset, number)
+        version = dataset.version + 1 if counts.chunks else table.reserve(tx, dataset)
+        own, touched = table.undo(tx, dataset, version, batch.version, chunk)
+        counts += own
+        left.extend(touched)
+        if not is_last:
+            return None
         if not counts.changed:
             raise Conflict(f"every row of batch {number} was changed again by a later batch; undo that one first")
         how = {"kind": "undo", "source": f"undo of batch {number}", "digest": "", "undoes": number}
-        return replace(_kept(tx, dataset, version, counts, how), left=tuple(left))
+        made = _kept(tx, dataset, version, counts, how)
+        fits = told(tx, dataset) if told else ()
+        return replace(made, left=tuple(left), fits=fits, rolled_back=tuple(one for one in fits if one.back))
 
-    return _at_once(store, name, actor, work)
+    return _write(store, name, actor, keys, work)
+
+
+def _undoable(tx: Tx, dataset: table.Dataset, number: int) -> Record:
+    batch = table.batch(tx, dataset, number)
+    if not batch.added + batch.updated + batch.removed:
+        raise Conflict(f"batch {number} changed nothing, so there is nothing to undo")
+    if batch.version <= dataset.horizon:
+        raise Conflict(f"batch {number} is older than the history that {dataset.name} keeps, so it cannot be undone")
+    return batch
 
 
 def _kept(tx: Tx, dataset: table.Dataset, version: int, counts: table.Counts, how: dict[str, Any]) -> Batch:
@@ -247,6 +297,28 @@ def _kept(tx: Tx, dataset: table.Dataset, version: int, counts: table.Counts, ho
 
 
 # --- one writer at a time ---------------------------------------------------------------------------------------
+
+Work = Callable[[Tx, table.Dataset, Sequence[Any], bool], Batch | None]
+
+
+def _write(
+    store: Store,
+    name: str,
+    actor: str,
+    rows: Sequence[Any],
+    work: Work,
+    prepare: Callable[[Tx], table.Dataset] | None = None,
+) -> Batch:
+    """Do a write in as many transactions as it has chunks; `work` returns the batch with the last one."""
+    chunks = [rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK)] or [[]]
+    if len(chunks) > 1:
+        return _in_steps(store, name, actor, chunks, work, prepare or (lambda tx: _again(tx, name)))
+    return _at_once(store, name, actor, lambda tx, dataset: _made(work(tx, dataset, chunks[0], True)), prepare)
+
+
+def _made(batch: Batch | None) -> Batch:
+    assert batch is not None
+    return batch
 
 
 def _at_once(
@@ -273,7 +345,7 @@ def _in_steps(
     name: str,
     actor: str,
     chunks: Sequence[Sequence[Any]],
-    work: Callable[[Tx, table.Dataset, Sequence[Any], bool], Batch | None],
+    work: Work,
     prepare: Callable[[Tx], table.Dataset],
 ) -> Batch:
     """Do a large write in transactions of one chunk each, so that others wait for one chunk and not for all."""

@@ -87,7 +87,11 @@ class DatasetRef(SourceRef):
         return data.delete(self._project.opened, self.name, _listed(keys) or [], actor=_user())
 
     def undo(self, batch: int) -> Batch:
-        """Reverse a batch; rows that a later batch touched are left alone and named in `left`."""
+        """Reverse a batch; rows that a later batch touched are left alone and named in `left`.
+
+        The answer names in `fits` what was trained on the batch. Champions among them gave way to the newest earlier
+        fit that was not, and are in `rolled_back`; clean models are trained as after any other batch.
+        """
         return data.undo(self._project.opened, self.name, batch, actor=_user())
 
     def at(self, version: int | None = None) -> pl.DataFrame:

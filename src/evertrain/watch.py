@@ -455,6 +455,18 @@ def _keys(spec: ModelSpec, dataset: datasets.Dataset, groups: Sequence[tuple[Any
     return [encode({name: from_sql(kind, value) for name, kind, value in one}, spec.dimensions) for one in named]
 
 
+def spans_of(
+    spec: ModelSpec, dataset: datasets.Dataset, found: Sequence[tuple[Any, ...]]
+) -> list[tuple[KeyText, int, int | None]]:
+    """Return partitions, and the rollups above them, each with the first version and the one behind the last.
+
+    Args:
+        found: values of the dimensions, then the two versions, as `datasets.spans` returns them.
+    """
+    keys = _keys(spec, dataset, [row[: len(spec.dimensions)] for row in found])
+    return [(one, row[-2], row[-1]) for key, row in zip(keys, found, strict=True) for one in closure_of(spec, [key])]
+
+
 def closure_of(spec: ModelSpec, keys: Sequence[KeyText]) -> list[KeyText]:
     """Return keys and the rollups above them."""
     return list(closure(keys, spec.dimensions, spec.levels))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from evertrain.cli import here, show
 from evertrain.cli.here import Json, app
+
+if TYPE_CHECKING:
+    from evertrain.datasets import Batch
 
 DatasetName = Annotated[str, typer.Argument(help="Name of the dataset.")]
 
@@ -80,7 +83,25 @@ def undo(
         if made.left:
             listed = ", ".join(made.left[:10]) + (" …" if len(made.left) > 10 else "")
             show.line(f"{len(made.left)} left alone, since later batches changed them: {listed}", "yellow")
+        _tell_fits(made)
         show.following("plan")
+
+
+def _tell_fits(made: Batch) -> None:
+    """Say which fits were trained on what is gone, and what serves in their place."""
+    if not made.fits:
+        return
+    show.line(f"Trained on it: {_some([f'{one.model} {one.version} of {one.partition}' for one in made.fits])}.")
+    if made.rolled_back:
+        listed = _some([f"{one.model} of {one.partition} to {one.back}" for one in made.rolled_back])
+        show.line(f"Rolled back until clean models are trained: {listed}.", "green")
+    if stay := [one for one in made.fits if one.stays]:
+        listed = _some([f"{one.model} {one.version} of {one.partition} ({one.stays})" for one in stay])
+        show.line(f"Still serving until clean models are trained: {listed}.", "yellow")
+
+
+def _some(texts: list[str], most: int = 10) -> str:
+    return "; ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 @app.command(name="export")

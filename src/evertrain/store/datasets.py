@@ -228,7 +228,7 @@ def remove(tx: Tx, dataset: Dataset, version: int, keys: Sequence[str]) -> Count
         version=version,
         keys=dump(list(keys)),
     )
-    return Counts(removed=removed, unchanged=len(keys) - removed)
+    return Counts(removed=removed, unchanged=len(keys) - removed, chunks=1)
 
 
 def publish(tx: Tx, dataset: Dataset, version: int, counts: Counts, **how: Any) -> int:
@@ -349,42 +349,71 @@ def by_token(tx: Tx, dataset: Dataset, token: str) -> Record | None:
     )
 
 
-def undo(tx: Tx, dataset: Dataset, version: int, undone: int) -> tuple[Counts, list[str]]:
-    """Reverse what version `undone` did to rows that no later version touched; return the keys of the others too."""
-    touched = tx.rows(
-        f"SELECT DISTINCT key FROM {dataset.table} WHERE since = :undone OR until = :undone", undone=undone
+def touched_keys(tx: Tx, dataset: Dataset, version: int) -> list[str]:
+    """Return the keys of the rows that began or ended with a version, in their order."""
+    found = tx.rows(
+        f"SELECT key FROM {dataset.table} WHERE since = :version UNION"
+        f" SELECT key FROM {dataset.table} WHERE until = :version ORDER BY 1",
+        version=version,
     )
+    return [row[0] for row in found]
+
+
+def undo(tx: Tx, dataset: Dataset, version: int, undone: int, keys: Sequence[str]) -> tuple[Counts, list[str]]:
+    """Reverse what version `undone` did to rows of these keys that no later version touched; return the other keys."""
+    # By key and never by version: what a chunk costs must not know how large the batch is.
+    of_key = f"json_each(:keys) j CROSS JOIN {dataset.table} d WHERE d.key = j.value"
     later = {
         row[0]
         for row in tx.rows(
-            f"SELECT DISTINCT l.key FROM {dataset.table} l WHERE (l.since > :undone OR l.until > :undone) AND l.key IN"
-            f" (SELECT key FROM {dataset.table} WHERE since = :undone OR until = :undone)",
+            f"SELECT DISTINCT d.key FROM {of_key} AND (d.since > :undone OR d.until > :undone)",
             undone=undone,
+            keys=dump(list(keys)),
         )
     }
-    free = dump([row[0] for row in touched if row[0] not in later])
+    free = dump([key for key in keys if key not in later])
     closed = tx.run(
-        f"UPDATE {dataset.table} SET until = :version WHERE since = :undone AND until IS NULL"
-        " AND key IN (SELECT value FROM json_each(:keys))",
+        f"UPDATE {dataset.table} SET until = :version WHERE row IN"
+        f" (SELECT d.row FROM {of_key} AND d.since = :undone AND d.until IS NULL)",
         version=version,
         undone=undone,
         keys=free,
     )
     opened = tx.run(
-        f"INSERT INTO {dataset.table}(key, since, {dataset.listed}) SELECT key, :version, {dataset.listed}"
-        f" FROM {dataset.table} WHERE until = :undone AND key IN (SELECT value FROM json_each(:keys))",
+        f"INSERT INTO {dataset.table}(key, since, {dataset.listed}) SELECT d.key, :version, {dataset.listed}"
+        f" FROM {of_key} AND d.until = :undone",
         version=version,
         undone=undone,
         keys=free,
     )
     both = int(
         tx.value(
-            f"SELECT count(*) FROM {dataset.table} a JOIN {dataset.table} b ON b.key = a.key AND b.until = :version"
-            " WHERE a.since = :version",
+            f"SELECT count(*) FROM {of_key} AND d.since = :version AND EXISTS"
+            f" (SELECT 1 FROM {dataset.table} o WHERE o.key = d.key AND o.until = :version)",
             version=version,
+            keys=free,
         )
     )
-    return Counts(opened - both, both, closed - both, len(later)), sorted(later)
+    return Counts(opened - both, both, closed - both, len(later), 1), sorted(later)
+
+
+def spans(tx: Tx, dataset: Dataset, version: int, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return for each group of values in `columns` that a version touched, from which version to which it is felt.
+
+    It is felt from that version until its last row was touched again; None where one never was.
+    """
+    names = ", ".join(f"t.{dataset.sql(name)}" for name in columns) or "NULL"
+    again = (
+        f"SELECT min(n) FROM (SELECT l.since AS n FROM {dataset.table} l WHERE l.key = t.key AND l.since > :version"
+        f" UNION ALL SELECT l.until FROM {dataset.table} l WHERE l.key = t.key AND l.until > :version)"
+    )
+    found = tx.rows(
+        f"SELECT {names}, :version, CASE WHEN sum(over IS NULL) THEN NULL ELSE max(over) END FROM"
+        f" (SELECT t.*, ({again}) AS over FROM (SELECT * FROM {dataset.table} WHERE since = :version"
+        f" UNION SELECT * FROM {dataset.table} WHERE until = :version) t) t GROUP BY {names}",
+        version=version,
+    )
+    return [tuple(row) for row in found]
 
 
 def _same(dataset: Dataset, columns: Sequence[str]) -> str:
