@@ -76,6 +76,22 @@ def test_taking_a_batch_back_names_what_was_trained_on_it_and_what_serves_instea
     assert undone.following == "evertrain plan"
 
 
+def test_a_row_is_erased_after_a_yes_only(shell: Shell, farm):
+    shell.ok("ingest", "harvests", "first.csv")
+    shell.ok("trigger", "kg")
+
+    refused = shell("erase", "harvests", "id=4")
+    assert (refused.code, "--yes" in refused.err) == (2, True)
+    assert "id is 'four'; allowed: integer" in shell("erase", "harvests", "id=four", "--yes").err
+    assert "column is 'ID'; allowed: id, town" in shell("erase", "harvests", "ID=4", "--yes").err
+    assert shell("erase", "harvests", "id=444", "--yes").code == 3
+
+    erased = shell.ok("erase", "harvests", "id=4", "--yes")
+    assert "1 removed" in erased.out
+    assert "Trained on it: kg 1.0.0 of T0; kg 1.0.0 of Overall." in erased.out
+    assert shell.paste(erased).code == 0
+
+
 def test_the_same_request_again_is_told_and_changes_nothing(shell: Shell, farm):
     """P-09"""
     shell.ok("ingest", "harvests", "first.csv", "--token", "a")

@@ -7,6 +7,7 @@ import pytest
 
 from evertrain import CsvFile, Custom, on_data_change
 from evertrain.control import back
+from evertrain.errors import Conflict, NotFound
 from evertrain.partitions import decode
 
 
@@ -420,3 +421,105 @@ def test_a_batch_of_items_without_news_takes_nothing_in(orchard):
 
     with project.opened.store.read() as tx:
         assert tx.value("SELECT count(*) FROM events WHERE kind = 'source.read'") == before
+
+
+# --- erasing ----------------------------------------------------------------------------------------------------
+
+
+def left_of(folder, text):
+    """The files of a project that hold a text, read as bytes."""
+    found = [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    return [str(path.relative_to(folder)) for path in found if path.suffix != ".py"]
+
+
+@pytest.fixture
+def people(make, folder):
+    project = make()
+    visits = project.dataset("visits", key="id")
+    project.model(
+        "v", visits, target="y", features=["x"], trainer=Custom("toys:Line"), partition_by="town", min_samples=5,
+        triggers=[on_data_change("0s")],
+    )  # fmt: skip
+    frame = rows(PAIRS, each=300).drop("fruit").with_columns(name=pl.format("visitor-{}-of-us", pl.col("id")))
+    with project.opened.store.read() as tx:
+        tx.rows("PRAGMA secure_delete = OFF")  # some builds overwrite what is deleted, most do not
+    visits.ingest(frame)
+    for seed in range(3):
+        visits.ingest(frame.with_columns(y=pl.col("y") + seed / 1000).sample(fraction=0.6, shuffle=True, seed=seed))
+    project.refresh()
+    return project, visits
+
+
+def test_erasing_leaves_no_trace_of_a_row_neither_in_any_version_nor_in_the_files(people, folder):
+    project, visits = people
+    visits.edit({"id": 7, "name": "visitor-7-of-us, moved", "town": "Pilar"})
+    visits.edit({"id": 7, "y": 9.0})
+    project.refresh()
+    assert left_of(folder, "visitor-7-of-us")
+
+    erased = visits.erase({"id": 7})
+
+    assert (erased.kind, erased.removed, erased.notes) == ("erase", 1, ())
+    assert left_of(folder, "visitor-7-of-us") == []
+    assert left_of(folder, "visitor-8-of-us") != []
+    assert all(7 not in visits.at(version)["id"] for version in range(1, erased.version + 1))
+    with pytest.raises(Conflict, match="erased a row for good"):
+        visits.undo(erased.number)
+    with pytest.raises(NotFound, match="has no row"):
+        visits.erase({"id": 7})
+
+
+def test_erasing_names_the_fits_trained_on_the_row_and_makes_its_partition_due(people):
+    project, visits = people
+    visits.edit({"id": 7, "town": "Pilar"})  # from Hermosa
+    project.refresh()
+    before = live(project)
+
+    erased = visits.erase({"id": 7})
+
+    assert {(one.version, one.partition) for one in erased.fits} == {
+        ("1.0.0", "Hermosa"), ("1.0.0", "Overall"), ("1.1.0", "Pilar"), ("1.1.0", "Overall")
+    }  # fmt: skip
+    project.refresh()
+    assert set(trained(project)) == {("Pilar",), ()}
+    assert live(project) == {**before, ("Pilar",): before[("Pilar",)] - 1, (): before[()] - 1}
+    assert visits.at().height == 1799
+
+
+def test_a_row_that_was_deleted_long_ago_is_erased_from_history_and_trains_nothing(people, folder):
+    project, visits = people
+    visits.delete({"id": 7})
+    project.refresh()
+    number = runs(project)
+
+    erased = visits.erase({"id": 7})
+    project.refresh()
+
+    assert (erased.removed, erased.version, runs(project)) == (0, 4, number)
+    assert left_of(folder, "visitor-7-of-us") == []
+
+
+def test_bytes_that_a_reader_holds_are_told_and_removed_by_the_loop_afterwards(people, folder, monkeypatch):
+    from evertrain.control import data
+
+    project, visits = people
+    monkeypatch.setattr(data, "_SCRUB_S", 0.5)
+    with project.opened.store.read() as tx:
+        tx.value("SELECT count(*) FROM events")
+        erased = visits.erase({"id": 7})
+        assert "its bytes are still in the file" in erased.notes[0]
+    assert left_of(folder, "visitor-7-of-us") != []
+
+    project.refresh()
+
+    assert left_of(folder, "visitor-7-of-us") == []
+
+
+def test_a_retry_by_token_of_a_batch_of_which_a_row_was_erased_does_not_bring_it_back(make, folder):
+    project = make()
+    visits = project.dataset("visits", key="id")
+    first = visits.ingest(pl.DataFrame({"id": [1, 2], "x": [1.0, 2.0]}), token="t")
+    visits.erase({"id": 1})
+    again = visits.ingest(pl.DataFrame({"id": [1, 2], "x": [1.0, 2.0]}), token="t")
+
+    assert (again.number, again.again, visits.at().height) == (first.number, True, 1)

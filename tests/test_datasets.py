@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from sqlalchemy.exc import IntegrityError
 
 from evertrain import datasets
 from evertrain.clock import ManualClock
@@ -433,3 +434,35 @@ def test_values_beyond_what_can_be_stored_are_told(filled, value):
     column = "town" if isinstance(value, str) else "kg" if value > 2**200 else "record_id"
     with pytest.raises(DataError):
         datasets.edit(filled, "harvests", [{"record_id": 1, column: value}])
+
+
+def test_batches_of_before_survive_the_migration_that_allows_erasing(tmp_path, monkeypatch):
+    """P-37: a store of the release before keeps its batches, which may name each other."""
+    from evertrain.store import migrations
+
+    before = migrations.MIGRATIONS[: migrations.MIGRATIONS.index(migrations._allow_erase)]
+    own = Store("sqlite:///evertrain.db", tmp_path, clock=ManualClock())
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "MIGRATIONS", before)
+        migrate(own)
+    with own.write() as tx:
+        tx.run("INSERT INTO datasets(name, key, columns, version, created_at) VALUES ('d', '[\"id\"]', '{}', 2, '')")
+        for undoes, token in ((None, "a"), (1, None)):
+            tx.run(
+                "INSERT INTO batches(dataset_id, version, kind, source, actor, at, added, updated, removed, unchanged,"
+                " set_aside, digest, undoes, token) VALUES (1, 1, 'edit', 's', 'a', '', 1, 0, 0, 0, 0, 'd', :undoes, :token)",
+                undoes=undoes,
+                token=token,
+            )
+    migrate(own)
+
+    with own.write() as tx:
+        assert [tuple(row) for row in tx.rows("SELECT id, undoes, token FROM batches")] == [
+            (1, None, "a"),
+            (2, 1, None),
+        ]
+        assert tx.rows("PRAGMA foreign_key_check") == []
+        tx.run("UPDATE batches SET kind = 'erase' WHERE id = 1")
+        with pytest.raises(IntegrityError):
+            tx.run("UPDATE batches SET undoes = 9 WHERE id = 1")
+    own.close()

@@ -62,6 +62,7 @@ class Batch:
         left: keys that an undo left alone, because later batches touched them.
         fits: those that were trained on what an undo took away.
         rolled_back: those of them that served and gave way to an earlier one.
+        notes: what else a person should know, each one sentence.
     """
 
     number: int
@@ -77,6 +78,7 @@ class Batch:
     left: tuple[str, ...] = ()
     fits: tuple[TrainedOn, ...] = ()
     rolled_back: tuple[TrainedOn, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [
@@ -154,7 +156,7 @@ def _ingest(
     def work(tx: Tx, dataset: table.Dataset, chunk: Sequence[Any], is_last: bool) -> Batch | None:
         nonlocal counts
         if token is not None and (found := table.by_token(tx, dataset, token)) is not None:
-            if found.digest != digest:
+            if found.digest and found.digest != digest:  # a batch of which a row was erased has none any more
                 raise Conflict(f"the token {token!r} was used for batch {found.id}, which held other rows")
             return _batch(name, found, again=True)
         version = dataset.version + 1 if counts.chunks else table.reserve(tx, dataset)
@@ -268,11 +270,51 @@ def undo(store: Store, name: str, number: int, *, actor: str = "", told: Told | 
 
 def _undoable(tx: Tx, dataset: table.Dataset, number: int) -> Record:
     batch = table.batch(tx, dataset, number)
+    if batch.kind == "erase":
+        raise Conflict(f"batch {number} erased a row for good, so it cannot be undone")
     if not batch.added + batch.updated + batch.removed:
         raise Conflict(f"batch {number} changed nothing, so there is nothing to undo")
     if batch.version <= dataset.horizon:
         raise Conflict(f"batch {number} is older than the history that {dataset.name} keeps, so it cannot be undone")
     return batch
+
+
+def erase(
+    store: Store,
+    name: str,
+    row: Mapping[str, Any],
+    *,
+    told: Sequence[str],
+    before: Told,
+    after: Callable[[Tx], None],
+    actor: str = "",
+) -> Batch:
+    """Remove a row with everything it ever was, so that no version shows it any more; nobody can undo it.
+
+    Args:
+        row: its key columns.
+        told: the columns that tell partitions apart, of all models of the dataset.
+        before: is called before the row goes, in the same transaction, and returns the fits that were trained on it.
+        after: is called when it is gone, and may read from `table.changes` what it was gone from.
+
+    Raises:
+        NotFound: there never was such a row, as far as the history reaches.
+    """
+
+    def work(tx: Tx, dataset: table.Dataset) -> Batch:
+        _needs_key(dataset)
+        key = key_of(dataset, row)
+        version = table.reserve(tx, dataset)
+        if not table.lives(tx, dataset, key, ()):
+            raise NotFound(f"{name} has no row {printable(key)}, and had none that its history tells of")
+        fits = before(tx, dataset)
+        counts = table.erase(tx, dataset, version, key, told)
+        made = _kept(tx, dataset, version, counts, {"kind": "erase", "source": "erase", "digest": ""})
+        after(tx)
+        table.bury(tx, dataset)
+        return replace(made, fits=fits)
+
+    return _at_once(store, name, actor, work)
 
 
 def _kept(tx: Tx, dataset: table.Dataset, version: int, counts: table.Counts, how: dict[str, Any]) -> Batch:

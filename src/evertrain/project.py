@@ -94,6 +94,17 @@ class DatasetRef(SourceRef):
         """
         return data.undo(self._project.opened, self.name, batch, actor=_user())
 
+    def erase(self, row: Mapping[str, Any]) -> Batch:
+        """Remove every trace of a row, named by its key columns: all it ever was, its history, its bytes in the store.
+
+        Its partition is due at once; the answer names in `fits` what was trained on it. Nothing can bring it back but
+        a file that holds it. Copies outside the store are yours: backups, exports, files, reports of refused rows.
+
+        Raises:
+            NotFound: there never was such a row, as far as the history reaches.
+        """
+        return data.erase(self._project.opened, self.name, row, actor=_user())
+
     def at(self, version: int | None = None) -> pl.DataFrame:
         """Return the rows of a version, by default the newest, as a Polars frame."""
         return data.frame(self._project.opened, self.name, version)

@@ -45,8 +45,13 @@ def look(tx: Tx, name: str, source: Source, root: Path) -> Record:
 def has_batches(store: Store, name: str) -> bool:
     """Return whether a dataset has batches that its models have not been told of; takes no write lock."""
     with store.read() as tx:
-        dataset, row = datasets.by_name(tx, name), sources.state(tx, name)
-        return dataset is not None and (row is None or row.read_stat != str(dataset.version))
+        return is_behind(tx, name)
+
+
+def is_behind(tx: Tx, name: str) -> bool:
+    """Return whether a dataset has batches that its models have not been told of."""
+    dataset, row = datasets.by_name(tx, name), sources.state(tx, name)
+    return dataset is not None and (row is None or row.read_stat != str(dataset.version))
 
 
 def needs_read(row: Record, users: Sequence[models.Model]) -> bool:

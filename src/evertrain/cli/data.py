@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,6 +85,39 @@ def undo(
             listed = ", ".join(made.left[:10]) + (" …" if len(made.left) > 10 else "")
             show.line(f"{len(made.left)} left alone, since later batches changed them: {listed}", "yellow")
         _tell_fits(made)
+        show.following("plan")
+
+
+@app.command()
+def erase(
+    dataset: DatasetName,
+    row: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="The key columns of the row.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: erase it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove every trace of a row, its history too; it cannot be undone."""
+    from evertrain.cli.live import waiting
+    from evertrain.control import data
+    from evertrain.errors import ConfigError
+
+    named = here.assigned(row, "the key columns of the row, such as record_id=7", "KEY=VALUE")
+    with here.opened() as opened:
+        values = data.typed(opened, dataset, named)
+        if not yes and not (sys.stdin.isatty() and typer.confirm(f"Erase {' '.join(row)} of {dataset} for good?")):
+            raise ConfigError("--yes", "missing", "given, since nothing brings an erased row back")
+        with waiting("Erasing"):
+            made = data.erase(opened, dataset, values, actor=here.user())
+        if as_json:
+            show.as_json(made)
+            return
+        show.line(f"Erased: {made}.", "green")
+        if made.fits:
+            listed = _some([f"{one.model} {one.version} of {one.partition}" for one in made.fits])
+            show.line(
+                f"Trained on it: {listed}. Those that serve do so until their partition is trained anew.", "yellow"
+            )
+        for note in made.notes:
+            show.line(f"{note[0].upper()}{note[1:]}.", "yellow")
         show.following("plan")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,18 +12,24 @@ from evertrain import datasets, plan, registry, watch
 from evertrain.control import back
 from evertrain.control.opened import Opened
 from evertrain.datasets import Batch, TrainedOn
-from evertrain.errors import ArtifactError, ConfigError, NotFound, UnknownName
+from evertrain.errors import ArtifactError, ConfigError, NotFound, StoreBusy, UnknownName
 from evertrain.events import Kind, ranges
 from evertrain.partitions import KeyText, decode, label
 from evertrain.specs import Auto, Dataset
 from evertrain.store import datasets as table
-from evertrain.store import models
+from evertrain.store import leases, models, upkeep
 from evertrain.store.connect import Record, Tx
 
 if TYPE_CHECKING:
     import polars as pl
 
 Span = tuple[KeyText, int, int | None]
+
+_SCRUB_S = 15.0
+_NOT_YET = (
+    "the row is gone, but somebody reads an older state of the store, so its bytes are still in the file; the loop"
+    " removes them as soon as that is over"
+)
 
 
 def declared(opened: Opened, name: str) -> Dataset:
@@ -81,6 +89,78 @@ def undo(opened: Opened, name: str, number: int, *, actor: str = "") -> Batch:
     return datasets.undo(opened.store, name, number, actor=actor, told=told)
 
 
+def erase(opened: Opened, name: str, row: Mapping[str, Any], *, actor: str = "") -> Batch:
+    """Remove every trace of a row from a dataset: all it ever was, and its bytes in the store's file.
+
+    Its partition is due at once, and the answer names the fits that were trained on it. Where the bytes cannot leave
+    the file now, since somebody reads an older state of it, a note says so and the loop removes them.
+    """
+    declared(opened, name)
+    project = opened.project()
+
+    def before(tx: Tx, dataset: table.Dataset) -> tuple[TrainedOn, ...]:
+        if watch.is_behind(tx, name):
+            watch.apply_versions(tx, project, name)  # what came before is told before a part of it is forgotten
+        found: list[TrainedOn] = []
+        for user in _users(tx, dataset):
+            dimensions = user.spec.dimensions
+            felt = watch.spans_of(
+                user.spec, dataset, table.lives(tx, dataset, datasets.key_of(dataset, row), dimensions)
+            )
+            found += _questioned(tx, user, registry.trained_on(tx, user.id, felt), dataset.name, None, "erased", actor)
+        return tuple(found)
+
+    def after(tx: Tx) -> None:
+        if watch.is_behind(tx, name):
+            watch.apply_versions(tx, project, name)
+        upkeep.ask_to_scrub(tx)
+
+    with opened.store.read() as tx:
+        dataset = table.by_name(tx, name)
+        told = [] if dataset is None else [one for user in _users(tx, dataset) for one in user.spec.dimensions]
+    made = datasets.erase(
+        opened.store, name, row, told=list(dict.fromkeys(told)), before=before, after=after, actor=actor
+    )
+    return made if _scrub(opened) else replace(made, notes=(*made.notes, _NOT_YET))
+
+
+def _scrub(opened: Opened) -> bool:
+    """Write the store's file anew and empty the log beside it; return whether that was done before patience ran out."""
+    deadline = time.monotonic() + _SCRUB_S
+    while True:
+        with opened.store.read() as tx:
+            wanted, held = upkeep.scrub_asked(tx), leases.holder(tx, "loop")
+        if wanted is None:
+            return True
+        try:
+            # Beside a running loop only the loop moves the log into the file, see `Store`.
+            if opened.store.may_checkpoint or held is None:
+                scrub_once(opened, wanted)
+            elif wanted == "vacuum":
+                vacuum(opened)
+        except StoreBusy:
+            wanted = None
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05 if wanted == "vacuum" else 0.2)
+
+
+def vacuum(opened: Opened) -> None:
+    """Write the store's file anew."""
+    opened.store.vacuum()
+    with opened.store.write() as tx:
+        upkeep.vacuumed(tx)
+
+
+def scrub_once(opened: Opened, wanted: str) -> None:
+    """Do what is left to do so that erased bytes leave the store's file, as far as readers let us."""
+    if wanted == "vacuum":
+        vacuum(opened)
+    if opened.store.checkpoint():
+        with opened.store.write() as tx:
+            upkeep.scrubbed(tx)
+
+
 def _around(tx: Tx, dataset: table.Dataset) -> tuple[int, int]:
     """Return the newest version of a dataset and the one before it."""
     now = table.by_name(tx, dataset.name)
@@ -93,10 +173,15 @@ def _concerned(tx: Tx, name: str, number: int) -> list[tuple[table.Dataset, Reco
     if (dataset := table.by_name(tx, name)) is None:
         raise NotFound(table.no_rows(name))
     batch = table.batch(tx, dataset, number)
+    return [(dataset, batch, user) for user in _users(tx, dataset)]
+
+
+def _users(tx: Tx, dataset: table.Dataset) -> list[models.Model]:
+    """Return the models of a dataset whose partitions its columns tell."""
     return [
-        (dataset, batch, user)
+        user
         for user in models.every(tx)
-        if user.spec.source == name and all(one in dataset.columns for one in user.spec.dimensions)
+        if user.spec.source == dataset.name and all(one in dataset.columns for one in user.spec.dimensions)
     ]
 
 
@@ -147,33 +232,49 @@ def _taken_back(
             pin=False,
         )  # fmt: skip
     damaged = {way.key for way in ways if way.to.id in broken}
-    found = []
-    for one in seen:
-        back_to = usable[one.key].to.version if one.serving and one.key in usable else None
-        found.append(
-            TrainedOn(
-                user.name,
-                one.version,
-                label(decode(one.key), user.spec.dimensions, user.spec.overall),
-                bool(one.serving),
-                back_to,
-                None if back_to or not one.serving else _why_it_stays(one, cleaned, damaged),
-            )
-        )
-    if found:
+    given_way = {str(key): way.to.version for key, way in usable.items()}
+    found = _questioned(tx, user, seen, name, number, "undone", actor, given_way)
+    return [
+        replace(one, stays=_why_it_stays(row, cleaned, damaged)) if one.serving and not one.back else one
+        for one, row in zip(found, seen, strict=True)
+    ]
+
+
+def _questioned(
+    tx: Tx,
+    user: models.Model,
+    seen: Sequence[Record],
+    name: str,
+    batch: int | None,
+    kind: str,
+    actor: str,
+    given_way: Mapping[str, str] | None = None,
+) -> list[TrainedOn]:
+    """Name the fits that were trained on rows which are undone or erased, in the answer and in one event."""
+    back_to = given_way or {}
+    if seen:
         tx.event(
             Kind.FITS_QUESTIONED,
             model=user.name,
             actor=actor or None,
             dataset=name,
-            batch=number,
-            kind="undone",
-            count=len(found),
+            batch=batch,
+            kind=kind,
+            count=len(seen),
             fits=ranges([one.id for one in seen]),
             versions=list(dict.fromkeys(one.version for one in seen))[-20:],
-            rolled_back=len(usable),
+            rolled_back=len(back_to),
         )
-    return found
+    return [
+        TrainedOn(
+            user.name,
+            one.version,
+            label(decode(one.key), user.spec.dimensions, user.spec.overall),
+            bool(one.serving),
+            back_to.get(one.key) if one.serving else None,
+        )
+        for one in seen
+    ]
 
 
 def _why_it_stays(fit: Record, cleaned: set[KeyText], damaged: set[KeyText]) -> str:
@@ -182,6 +283,30 @@ def _why_it_stays(fit: Record, cleaned: set[KeyText], damaged: set[KeyText]) -> 
     if fit.key not in cleaned:
         return "later batches changed those rows"
     return "the earlier fit is damaged" if fit.key in damaged else "there is no earlier fit without that batch"
+
+
+def typed(opened: Opened, name: str, row: Mapping[str, str]) -> dict[str, Any]:
+    """Return texts that a person typed as values of the columns they are for.
+
+    Raises:
+        ConfigError: the dataset has no such column, or a number is none.
+    """
+    declared(opened, name)
+    with opened.store.read() as tx:
+        if (dataset := table.by_name(tx, name)) is None:
+            raise NotFound(table.no_rows(name))
+    values: dict[str, Any] = {}
+    for column, text in row.items():
+        if column not in dataset.columns:
+            raise UnknownName("column", column, dataset.columns)
+        kind = dataset.columns[column]
+        try:
+            values[column] = {"integer": int, "number": float}.get(kind, str)(text)
+        except ValueError:
+            raise ConfigError(column, text, kind) from None
+        if kind == "boolean":
+            values[column] = {"true": True, "false": False}.get(text.lower(), text)
+    return values
 
 
 def announcements(opened: Opened, batch: Batch) -> list[str]:

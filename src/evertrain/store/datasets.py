@@ -416,6 +416,42 @@ def spans(tx: Tx, dataset: Dataset, version: int, columns: Sequence[str]) -> lis
     return [tuple(row) for row in found]
 
 
+def lives(tx: Tx, dataset: Dataset, key: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return for each row that a key ever had its values in `columns` and the versions from and until which it held."""
+    names = "".join(f"{dataset.sql(name)}, " for name in columns)
+    found = tx.rows(f"SELECT {names}since, until FROM {dataset.table} WHERE key = :key ORDER BY since", key=key)
+    return [tuple(row) for row in found]
+
+
+def erase(tx: Tx, dataset: Dataset, version: int, key: str, told: Sequence[str]) -> Counts:
+    """Remove every row that a key ever had, and the digests of the batches that wrote them.
+
+    For the time of this transaction a row stays that holds in no version, with the values of the columns `told`
+    alone: `changes` tells from it which partitions lost one. `bury` removes it.
+    """
+    tx.run(
+        "UPDATE batches SET digest = '' WHERE dataset_id = :id AND version IN"
+        f" (SELECT since FROM {dataset.table} WHERE key = :key UNION"
+        f" SELECT until FROM {dataset.table} WHERE key = :key)",
+        id=dataset.id,
+        key=key,
+    )
+    names = "".join(f", {dataset.sql(name)}" for name in told)
+    removed = tx.run(
+        f"INSERT INTO {dataset.table}(key, since, until{names}) SELECT '', :version, :version{names}"
+        f" FROM {dataset.table} WHERE key = :key AND until IS NULL",
+        key=key,
+        version=version,
+    )
+    tx.run(f"DELETE FROM {dataset.table} WHERE key = :key", key=key)
+    return Counts(removed=removed)
+
+
+def bury(tx: Tx, dataset: Dataset) -> None:
+    """Remove what `erase` left so that partitions could be told of it."""
+    tx.run(f"DELETE FROM {dataset.table} WHERE key = '' AND since = until")
+
+
 def _same(dataset: Dataset, columns: Sequence[str]) -> str:
     """Return the condition that a row of `d` has the values listed in `j` in these columns."""
     same = (f"d.{dataset.sql(name)} IS json_extract(j.value, '$[{place}]')" for place, name in enumerate(columns))
