@@ -115,6 +115,43 @@ def test_what_cannot_be_used_is_refused_with_its_line(shell: Shell, farm):
     assert empty.following == "evertrain ingest harvests FILE.csv"
 
 
+def test_a_refused_file_names_the_report_of_all_its_bad_rows(shell: Shell, farm):
+    """S4-03, A-39: the report lists each with its line; nothing in it is a formula to a spreadsheet."""
+    shell.ok("ingest", "harvests", "first.csv")
+    (farm / "bad.csv").write_text('id,town,x,y\n1,T0,=1+1,1\n2,T0,much,-5\n3,T0,"a, b",-5\n')
+    refused = shell("ingest", "harvests", "bad.csv")
+
+    (path,) = (farm / ".evertrain/reports").iterdir()
+    assert f"All of them are listed in {path}" in refused.err.replace("\n", "")
+    assert f"Next: less {path}" in refused.err
+    assert path.read_text() == (
+        'line,column,value,problem\n2,x,\'=1+1,not a number\n3,x,much,not a number\n4,x,"a, b",not a number\n'
+    )
+    assert path.stat().st_mode & 0o777 == 0o600
+    shell("ingest", "harvests", "bad.csv")
+    assert [path] == list((farm / ".evertrain/reports").iterdir())
+
+
+def test_old_reports_and_more_than_fifty_of_them_make_room(shell: Shell, farm):
+    import os
+    import time
+
+    folder = farm / ".evertrain/reports"
+    shell.ok("ingest", "harvests", "first.csv")
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number:02}.csv").write_text("x")
+        os.utime(folder / f"{number:02}.csv", (time.time() - 100 + number,) * 2)
+    os.utime(folder / "59.csv", (time.time() - 31 * 86400,) * 2)
+    (farm / "bad.csv").write_text("id,town,x,y\n1,T0,much,1\n")
+    shell("ingest", "harvests", "bad.csv")
+
+    left = {path.name for path in folder.iterdir()}
+    assert len(left) == 50
+    assert "59.csv" not in left
+    assert "58.csv" in left
+
+
 @pytest.mark.parametrize(
     "words", [["ingest", "harvest", "first.csv"], ["batches", "rows"], ["export", "harvest", "x.csv"]]
 )

@@ -199,7 +199,8 @@ class Project:
             key: columns that identify a row; without them a row is its content.
             time: column that says when a row happened; splits then go by time.
             columns: types (integer, number, boolean, date, instant, text) where the first batch may not show them.
-            options: `delimiter`, `encoding` and `on_bad_rows` of CSV files, `keep_history`; see `Dataset`.
+            options: `delimiter`, `encoding`, `decimal` and `dates` of CSV files, `on_bad_rows`, `keep_history`; see
+                `Dataset`.
 
         >>> shop = Project("shop")
         >>> harvests = shop.dataset("harvests", key="record_id", time="date")

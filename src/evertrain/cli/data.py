@@ -38,6 +38,8 @@ def ingest(
         show.line(f"{str(batch)[0].upper()}{str(batch)[1:]}.", "green")
         for one in data.announcements(opened, batch):
             show.line(one)
+        if batch.report:
+            show.line(f"The rows set aside are listed in {batch.report}", "yellow")
         if batch.again:
             show.line("It was written before, under this token; nothing changed now.")
         show.following("start --detach" if not loop_alive(opened) else f"batches {dataset}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 Span = tuple[KeyText, int, int | None]
 
 _SCRUB_S = 15.0
+_REPORTS, _REPORT_DAYS = 50, 30
 _NOT_YET = (
     "the row is gone, but somebody reads an older state of the store, so its bytes are still in the file; the loop"
     " removes them as soon as that is over"
@@ -48,7 +51,43 @@ def ingest(
     opened: Opened, name: str, data: object, *, source: str = "", actor: str = "", token: str | None = None
 ) -> Batch:
     """Merge a data frame or a file into a dataset; see `datasets.ingest`."""
-    return datasets.ingest(opened.store, name, declared(opened, name), data, source=source, actor=actor, token=token)
+    spec = declared(opened, name)
+    with opened.store.read() as tx:
+        told = [user.spec.dimensions for user in models.every(tx) if user.spec.source == name and user.spec.dimensions]
+    return datasets.ingest(
+        opened.store, name, spec, data, source=source, actor=actor, token=token, told=told,
+        report=lambda listed: report(opened, listed),
+    )  # fmt: skip
+
+
+def report(opened: Opened, listed: pl.DataFrame) -> str:
+    """Write rows that cannot be used to a CSV file, and return its path; old ones make room.
+
+    A value that a spreadsheet would compute begins with an apostrophe there: what people upload is no formula of ours.
+    """
+    import polars as pl
+
+    folder = opened.home.reports
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    safe = [
+        pl.when(pl.col(one).str.contains(r"^[=+@\t\r-]") & ~pl.col(one).str.contains(r"^[+-]?[0-9.,]+$"))
+        .then(pl.lit("'") + pl.col(one))
+        .otherwise(pl.col(one))
+        .alias(one)
+        for one in ("column", "value", "problem")
+    ]
+    text = listed.with_columns(safe).write_csv().encode()
+    path = folder / f"{hashlib.sha256(text).hexdigest()[:16]}.csv"
+    part = path.with_suffix(f".{secrets.token_hex(4)}")
+    part.write_bytes(text)
+    part.chmod(0o600)
+    part.replace(path)
+    now = opened.store.clock.now().timestamp()
+    kept = sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
+    for place, one in enumerate(kept):
+        if one != path and (place >= _REPORTS or now - one.stat().st_mtime > _REPORT_DAYS * 86400):
+            one.unlink(missing_ok=True)
+    return str(path)
 
 
 def edit(opened: Opened, name: str, rows: Sequence[Mapping[str, Any]], *, actor: str = "") -> Batch:

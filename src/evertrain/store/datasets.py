@@ -202,7 +202,7 @@ def merge(tx: Tx, dataset: Dataset, version: int, rows: Sequence[Sequence[Any]])
             f"INSERT INTO {_INCOMING} VALUES (:key, {names})",
             [{"key": row[0], **{f"c{place}": row[place] for place in places}} for row in rows],
         )
-        same = " AND ".join(f"d.c{place} IS b.c{place}" for place in places)
+        same = _all([f"d.c{place} IS b.c{place}" for place in places])
         closed = tx.run(
             # CROSS JOIN keeps the batch outside: what it costs must not know how many other rows there are.
             f"UPDATE {dataset.table} SET until = :version WHERE row IN (SELECT d.row FROM {_INCOMING} b"
@@ -218,6 +218,12 @@ def merge(tx: Tx, dataset: Dataset, version: int, rows: Sequence[Sequence[Any]])
     finally:
         tx.run(f"DROP TABLE {_INCOMING}")
     return Counts(opened - closed, closed, 0, len(rows) - opened, 1)
+
+
+def _all(conditions: Sequence[str]) -> str:
+    """Return one condition of many: in groups, since each AND is a level of the tree, and SQLite takes a thousand."""
+    groups = [" AND ".join(conditions[at : at + 50]) for at in range(0, len(conditions), 50)]
+    return " AND ".join(f"({one})" for one in groups)
 
 
 def remove(tx: Tx, dataset: Dataset, version: int, keys: Sequence[str]) -> Counts:
@@ -261,13 +267,14 @@ def record(
     set_aside: int = 0,
     undoes: int | None = None,
     token: str | None = None,
+    report: str | None = None,
 ) -> int:
     """Record a batch and return its number; one that changed nothing is recorded at the version it found."""
     return int(
         tx.value(
             "INSERT INTO batches(dataset_id, version, kind, source, actor, at, added, updated, removed, unchanged,"
-            " set_aside, digest, undoes, token) VALUES (:dataset, :version, :kind, :source, :actor, :at, :added,"
-            " :updated, :removed, :unchanged, :aside, :digest, :undoes, :token) RETURNING id",
+            " set_aside, digest, undoes, token, report) VALUES (:dataset, :version, :kind, :source, :actor, :at, :added,"
+            " :updated, :removed, :unchanged, :aside, :digest, :undoes, :token, :report) RETURNING id",
             dataset=dataset.id,
             version=version,
             kind=kind,
@@ -282,6 +289,7 @@ def record(
             digest=digest,
             undoes=undoes,
             token=token,
+            report=report,
         )
     )
 
