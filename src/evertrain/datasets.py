@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from evertrain.clock import to_text
 from evertrain.errors import BadRow, Conflict, DataError, NotFound, StoreBusy
 from evertrain.events import Kind
+from evertrain.faults import fault_point
 from evertrain.partitions import printable
 from evertrain.specs import BadRows, CsvFile, Dataset, ParquetFile
 from evertrain.store import datasets as table
@@ -434,8 +435,11 @@ def _in_steps(
         for place, chunk in enumerate(chunks):
             with store.write(actor or None) as tx:
                 dataset = _held(tx, name, writer)
-                if made := work(tx, prepare(tx) if place == 0 else dataset, chunk, place == len(chunks) - 1):
-                    return made
+                made = work(tx, prepare(tx) if place == 0 else dataset, chunk, place == len(chunks) - 1)
+                fault_point("chunk.before_commit")
+            fault_point("chunk.after_commit")
+            if made is not None:
+                return made
     finally:
         with store.write() as tx:
             if found := table.by_name(tx, name):
