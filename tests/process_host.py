@@ -19,7 +19,7 @@ import time
 import traceback
 from pathlib import Path
 
-from evertrain import CsvFile, Custom, Gate, Project, Settings, faults
+from evertrain import CsvFile, Custom, Gate, Project, Settings, datasets, faults
 from evertrain.clock import from_text, to_text
 from evertrain.control import ask
 from evertrain.control.opened import open_project
@@ -27,7 +27,8 @@ from evertrain.executors import supervisor
 from evertrain.executors.children import Children
 from evertrain.executors.supervisor import Supervisor
 from evertrain.loop import Loop
-from evertrain.specs import on_data_change
+from evertrain.specs import Dataset, on_data_change
+from evertrain.store.connect import Store
 
 STORE = "sqlite:///evertrain.db"
 QUICK = {"tick_s": 0.05, "check_s": 3600.0}
@@ -77,6 +78,18 @@ def loop(root, settings=None, fault="", until_idle=False):
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
     Loop(opened, watch_files=False).run(asked.is_set, until_idle=until_idle)
     opened.close()
+
+
+def write_batch(root, what, fault="", chunk=2, turn_s=0.2, **given):
+    """Write one batch to the dataset `d`, in chunks: "ingest" a file of the project, or "undo" a batch."""
+    faults._PLAN = fault
+    datasets.CHUNK, datasets._TURN_S = chunk, turn_s
+    store = Store(STORE, Path(root))
+    if what == "ingest":
+        datasets.ingest(store, "d", Dataset(key=("id",)), Path(root) / given["file"])
+    else:
+        datasets.undo(store, "d", given["number"])
+    store.close()
 
 
 def plan(root):

@@ -192,16 +192,18 @@ def lines(header: str, row, rows: int = 60) -> str:
     return header + "\n" + "".join(row(n) + "\n" for n in range(rows))
 
 
-def test_numbers_with_a_decimal_comma_are_no_classes_and_are_told(tmp_path):
-    feature = warned(tmp_path, lines("size;sold", lambda n: f"{n},{n % 10}5;{n}"))
+def test_numbers_with_a_decimal_comma_are_read_and_a_choice_that_is_open_is_told(tmp_path):
+    read = warned(tmp_path, lines("size;price", lambda n: f"{n};{n},{n % 10}5"))
+    assert (read.target, read.task, read.warnings) == ("price", "regression", [])
 
+    feature = warned(tmp_path, lines("size,sold", lambda n: f'"{n},{n % 10}5",{n}'))
     assert feature.target == "sold"
-    assert feature.warnings == [
-        "column 'size' looks like numbers with a decimal comma; it is read as text, write them with a point"
-    ]
-    for options in ({}, {"target": "price"}):
-        with pytest.raises(errors.ConfigError, match=r"--target is 'price'.*60 different texts.*decimal comma"):
-            warned(tmp_path, lines("size;price", lambda n: f"{n};{n},{n % 10}5"), **options)
+    assert (
+        "column 'size', line 2, has '0,05', in a file whose cells are divided by commas; declare decimal=','"
+        in (feature.warnings[0])
+    )
+    with pytest.raises(errors.ConfigError, match=r"--target is 'price'.*60 different texts.*decimal comma"):
+        warned(tmp_path, lines("size,price", lambda n: f'{n},"{n},{n % 10}5"'), target="price")
 
 
 @pytest.mark.parametrize(
@@ -241,9 +243,9 @@ def test_a_first_line_of_data_is_no_header(tmp_path):
 @pytest.mark.parametrize(
     ("moment", "order"),
     [
-        (lambda n: f"{1 + n % 28:02d}/{1 + n % 12:02d}/2026", "d/m/Y"),
+        (lambda n: f"{1 + n % 28:02d}/{1 + n % 12:02d}/2026", None),
         (lambda n: f"{1 + n % 12}/{1 + n % 28}/26", "m/d/Y"),
-        (lambda n: f"{1 + n % 12}.{1 + n % 12}.2026 08:15", "d/m/Y"),
+        (lambda n: f"{1 + n % 12}.{1 + n % 12}.2026 08:15", None),
         (lambda n: f"{40 + n % 28}/{1 + n % 12}/2026", None),
     ],
 )

@@ -230,7 +230,7 @@ def test_init_prints_its_warnings_and_a_model_that_learnt_nothing_is_no_reason_t
     import random
 
     chance = random.Random(3)
-    rows = [f"{1 + n % 28}/{1 + n % 12}/2026,{chance.random():.3f},{chance.gauss(0, 1):.3f}" for n in range(400)]
+    rows = [f"{1 + n % 28}/{1 + n % 12}/26,{chance.random():.3f},{chance.gauss(0, 1):.3f}" for n in range(400)]
     (tmp_path / "noise.csv").write_text("\n".join(["date,x,sold", *rows]) + "\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVERTRAIN_CHILDREN", "1")

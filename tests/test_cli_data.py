@@ -62,6 +62,37 @@ def test_a_file_comes_in_is_listed_taken_back_and_written_out(shell: Shell, farm
     assert len((farm / "older.csv").read_text().splitlines()) == 42
 
 
+def test_taking_a_batch_back_names_what_was_trained_on_it_and_what_serves_instead(shell: Shell, farm):
+    """P-36"""
+    shell.ok("ingest", "harvests", "first.csv")
+    shell.ok("trigger", "kg")
+    (farm / "steep.csv").write_text("id,town,x,y\n" + "".join(f"{i},T0,{i}.5,{2.1 * i:.1f}\n" for i in range(0, 40, 2)))
+    shell.ok("ingest", "harvests", "steep.csv")
+    shell.ok("trigger", "kg", "-p", "town=T0")
+
+    undone = shell.ok("undo", "harvests", "2")
+
+    assert "Trained on it: kg 1.1.0 of T0; kg 1.1.0 of Overall." in undone.out
+    assert "Rolled back until clean models are trained: kg of T0 to 1.0.0" in undone.out
+    assert undone.following == "evertrain plan"
+
+
+def test_a_row_is_erased_after_a_yes_only(shell: Shell, farm):
+    shell.ok("ingest", "harvests", "first.csv")
+    shell.ok("trigger", "kg")
+
+    refused = shell("erase", "harvests", "id=4")
+    assert (refused.code, "--yes" in refused.err) == (2, True)
+    assert "id is 'four'; allowed: integer" in shell("erase", "harvests", "id=four", "--yes").err
+    assert "column is 'ID'; allowed: id, town" in shell("erase", "harvests", "ID=4", "--yes").err
+    assert shell("erase", "harvests", "id=444", "--yes").code == 3
+
+    erased = shell.ok("erase", "harvests", "id=4", "--yes")
+    assert "1 removed" in erased.out
+    assert "Trained on it: kg 1.0.0 of T0; kg 1.0.0 of Overall." in erased.out
+    assert shell.paste(erased).code == 0
+
+
 def test_the_same_request_again_is_told_and_changes_nothing(shell: Shell, farm):
     """P-09"""
     shell.ok("ingest", "harvests", "first.csv", "--token", "a")
@@ -83,6 +114,43 @@ def test_what_cannot_be_used_is_refused_with_its_line(shell: Shell, farm):
     empty = shell.ok("batches", "harvests")
     assert "holds no rows yet" in empty.out
     assert empty.following == "evertrain ingest harvests FILE.csv"
+
+
+def test_a_refused_file_names_the_report_of_all_its_bad_rows(shell: Shell, farm):
+    """S4-03, A-39: the report lists each with its line; nothing in it is a formula to a spreadsheet."""
+    shell.ok("ingest", "harvests", "first.csv")
+    (farm / "bad.csv").write_text('id,town,x,y\n1,T0,=1+1,1\n2,T0,much,-5\n3,T0,"a, b",-5\n')
+    refused = shell("ingest", "harvests", "bad.csv")
+
+    (path,) = (farm / ".evertrain/reports").iterdir()
+    assert f"All of them are listed in {path}" in refused.err.replace("\n", "")
+    assert f"Next: less {path}" in refused.err
+    assert path.read_text() == (
+        'line,column,value,problem\n2,x,\'=1+1,not a number\n3,x,much,not a number\n4,x,"a, b",not a number\n'
+    )
+    assert path.stat().st_mode & 0o777 == 0o600
+    shell("ingest", "harvests", "bad.csv")
+    assert [path] == list((farm / ".evertrain/reports").iterdir())
+
+
+def test_old_reports_and_more_than_fifty_of_them_make_room(shell: Shell, farm):
+    import os
+    import time
+
+    folder = farm / ".evertrain/reports"
+    shell.ok("ingest", "harvests", "first.csv")
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number:02}.csv").write_text("x")
+        os.utime(folder / f"{number:02}.csv", (time.time() - 100 + number,) * 2)
+    os.utime(folder / "59.csv", (time.time() - 31 * 86400,) * 2)
+    (farm / "bad.csv").write_text("id,town,x,y\n1,T0,much,1\n")
+    shell("ingest", "harvests", "bad.csv")
+
+    left = {path.name for path in folder.iterdir()}
+    assert len(left) == 50
+    assert "59.csv" not in left
+    assert "58.csv" in left
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evertrain.errors import ConfigError, DataError
+from evertrain.errors import BadRow, ConfigError, DataError
 from evertrain.sources import csvtext
 from evertrain.sources.csvtext import parse
 from evertrain.sources.table import ColumnType, SetAside, as_type, schema_of
@@ -403,7 +403,9 @@ def test_a_row_with_two_wrong_cells_is_one_row() -> None:
         (["2024-02-29", "0001-01-01"], "date"),
         (["2024-02-29T10:00", "2024-02-29 10:00:30.5+02:00"], "instant"),
         (["2024-02-29", "2024-02-29T10:00"], "text"),
-        (["29/02/2024", "01/03/2024"], "text"),
+        (["29/02/2024", "01/03/2024"], "date"),
+        (["29/02/2024", "01/31/2024"], "text"),
+        (["31/02/2024", "01/12/2024"], "text"),
         (["", " ", "NA"], "text"),
         (["NA", "Namibia"], "text"),
         (["1", "NA", "2"], "integer"),
@@ -428,8 +430,105 @@ def test_a_37_what_is_a_number_is_read(cell: str, value: float) -> None:
     assert column([cell]).to_list() == [value]
 
 
-def test_a_37_a_decimal_comma_is_text_until_it_can_be_declared() -> None:
-    assert parse(b"a;b\n1,5;2\n", FILE).frame.rows() == [("1,5", 2)]
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [
+        (b"a;b\n1,5;2\n", [(1.5, 2)]),
+        (b"a;b\n1.234,56;x\n-0,5;y\n7;z\n", [(1234.56, "x"), (-0.5, "y"), (7.0, "z")]),
+        (b"a;b\n1,5;1.234\n2,5;5.678\n", [(1.5, 1234), (2.5, 5678)]),
+        (b"a\tb\n0,500\tx\n", [(0.5, "x")]),
+        (b"a;b\n1,5;v1.2\n", [(1.5, "v1.2")]),
+        (b"a;b\n1,5;2024-01-02T10:00:00.5Z\n", [(1.5, datetime(2024, 1, 2, 10, 0, 0, 500_000, UTC))]),
+        (b'a,b\n"1,234.5",2\n', [("1,234.5", 2)]),
+        (b"a;b\nx,y;2\n1,5;3\n", [("x,y", 2), ("1,5", 3)]),
+    ],
+)
+def test_a_37_a_decimal_comma_is_read_where_values_leave_no_doubt(data: bytes, rows: list[tuple[object, ...]]) -> None:
+    assert parse(data, FILE).frame.rows() == rows
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            b"a;b\n3,500;2\n",
+            "column 'a', line 2, has '3,500', which may be one number with a decimal comma or thousands",
+        ),
+        (b'a,b\n"3,5",2\n', "column 'a', line 2, has '3,5', in a file whose cells are divided by commas"),
+        (b"a;b\n3,5;2.5\n", "column 'a', line 2, has '3,5', and column 'b' has decimal points"),
+        (b"a;b\n3,5;1,234.5\n", "and column 'b' has thousands divided by commas"),
+    ],
+)
+def test_a_37_a_comma_that_may_mean_two_things_is_refused_with_the_choice(data: bytes, words: str) -> None:
+    message = refusal(data)
+    assert words in message
+    assert "declare decimal=',' to read such cells as numbers or decimal='.' to leave them as they are" in message
+    assert "decimal" not in str(parse(data, CsvFile("iris.csv", decimal=".")).frame.schema)
+    assert parse(data, CsvFile("iris.csv", decimal=",")).frame["a"].dtype == pl.Float64
+    assert parse(data, FILE, expected={"a": "text", "b": "text"}).frame["a"].dtype == pl.String
+
+
+def test_a_37_with_a_declared_comma_a_point_divides_thousands_and_nothing_else() -> None:
+    source = CsvFile("x.csv", decimal=",", on_bad_rows=BadRows(1.0, 0))
+    table = parse(b"a;b\n1.234;x\n3.5;y\n1,5;z\n", source, expected={"a": "number"})
+
+    assert table.frame.rows() == [(1234.0, "x"), (1.5, "z")]
+    assert [one.line for one in table.set_aside] == [3]
+
+
+@pytest.mark.parametrize(
+    ("cells", "days"),
+    [
+        (["31/12/2024", "01/02/2024"], [date(2024, 12, 31), date(2024, 2, 1)]),
+        (["12/31/2024", "01/02/2024"], [date(2024, 12, 31), date(2024, 1, 2)]),
+        (["31.12.2024", "1.2.2024"], [date(2024, 12, 31), date(2024, 2, 1)]),
+        (["05/05/2024", "6/6/2024"], [date(2024, 5, 5), date(2024, 6, 6)]),
+        (["2024/02/29", "2024/3/1"], [date(2024, 2, 29), date(2024, 3, 1)]),
+        (["2024-02-29"], [date(2024, 2, 29)]),
+    ],
+)
+def test_a_38_days_are_read_by_the_order_that_a_value_shows(cells: list[str], days: list[date]) -> None:
+    assert column(cells).to_list() == days
+
+
+def test_a_38_days_that_may_be_two_are_refused_with_the_choice() -> None:
+    data = b"at,n\n05/05/2024,1\n01/02/2024,2\n"
+    message = refusal(data)
+
+    assert "column 'at', line 3, has '01/02/2024', which may be 2024-02-01 or 2024-01-02" in message
+    assert "declare dates='dmy' where the day comes first or dates='mdy' where the month does" in message
+    assert parse(data, CsvFile("x.csv", dates="dmy")).frame["at"].to_list()[1] == date(2024, 2, 1)
+    assert parse(data, CsvFile("x.csv", dates="mdy")).frame["at"].to_list()[1] == date(2024, 1, 2)
+    assert parse(data, FILE, expected={"at": "text"}).frame["at"].to_list()[1] == "01/02/2024"
+
+
+def test_a_38_another_column_of_the_file_may_show_the_order_and_a_time_may_follow() -> None:
+    table = parse(b"at,due\n01/02/2024 10:30,13/02/2024\n", FILE)
+    assert table.frame.rows() == [(datetime(2024, 2, 1, 10, 30, tzinfo=UTC), date(2024, 2, 13))]
+
+
+def test_a_38_a_declared_order_sets_aside_what_it_cannot_read() -> None:
+    source = CsvFile("x.csv", dates="mdy", on_bad_rows=BadRows(1.0, 0))
+    table = parse(b"at,n\n12/31/2024,1\n31/12/2024,2\n", source, expected={"at": "date"})
+
+    assert table.frame.rows() == [(date(2024, 12, 31), 1)]
+    assert table.set_aside[0].reason == "at is '31/12/2024', not a date such as 2024-02-29"
+
+
+def test_a_36_a_cell_of_more_than_a_megabyte_is_refused_with_its_line() -> None:
+    message = refusal(b"a,b\n1,2\n1," + b"x" * 1_000_001 + b"\n")
+    assert "line 3 has a cell of 1,000,001 bytes; at most 1,000,000 are read, so nothing of this file is" in message
+
+
+def test_a_refusal_names_the_first_hundred_rows_in_fields_and_the_table_holds_all_of_them() -> None:
+    data = b"a,b\n" + b"x,1\n1\n" * 100 + b"1,2\n" * 100
+    with pytest.raises(DataError) as caught:
+        parse(data, FILE, expected={"a": "integer"})
+
+    assert caught.value.bad_count == 200
+    assert len(caught.value.bad_rows) == 100
+    assert caught.value.bad_rows[:2] == (BadRow(2, "a", "x", "not an integer"), BadRow(3, None, "1", "1 of 2 columns"))
+    assert parse(data, ANY, expected={"a": "integer"}).bad.height == 200
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import polars as pl
 import pytest
 
 from evertrain import CsvFile, Custom, on_data_change
+from evertrain.control import back
+from evertrain.errors import Conflict, NotFound
 from evertrain.partitions import decode
 
 
@@ -125,6 +127,97 @@ def test_undo_makes_clean_retraining_due(farm):
 
     assert set(trained(project)) == {("Avocado", "Hermosa"), ("Avocado",)}
     assert harvests.at().equals(harvests.at(1)) or harvests.at().sort("id").equals(harvests.at(1).sort("id"))
+
+
+def serving(project, model="kg"):
+    """The version that serves each partition."""
+    with project.opened.store.read() as tx:
+        found = tx.rows(
+            "SELECT p.key, v.major || '.' || v.minor || '.' || v.patch FROM partitions p JOIN fits f"
+            " ON f.id = p.champion_id JOIN versions v ON v.id = f.version_id JOIN models m ON m.id = p.model_id"
+            " WHERE m.name = :model AND p.state = 'live'",
+            model=model,
+        )
+    return {tuple(decode(row[0]).values()): row[1] for row in found}
+
+
+def test_undo_names_the_fits_trained_on_the_batch_rolls_those_back_and_trains_clean_ones(farm):
+    """P-36: champions that learnt from a wrong batch give way at once to those that did not."""
+    project, harvests = farm
+    wrong = harvests.ingest(rows([("Avocado", "Hermosa")], slope=2.1))
+    project.refresh()
+    touched = [("Avocado", "Hermosa"), ("Avocado",)]
+    before = serving(project)
+    assert {before[key] for key in touched} == {"1.1.0"}
+
+    undone = harvests.undo(wrong.number)
+
+    named = {(one.model, one.version, one.partition, one.back) for one in undone.fits}
+    assert named == {("kg", "1.1.0", "Avocado, Hermosa", "1.0.0"), ("kg", "1.1.0", "Avocado, Overall", "1.0.0")}
+    assert undone.rolled_back == undone.fits
+    assert serving(project) == before | dict.fromkeys(touched, "1.0.0")
+    with project.opened.store.read() as tx:
+        told = tx.row("SELECT * FROM events WHERE kind = 'fits.questioned'")
+        assert '"versions":["1.1.0"]' in told.data
+    project.refresh()
+    assert serving(project) == before | dict.fromkeys(touched, "1.2.0")
+    assert set(trained(project)) == set(touched)
+
+
+def test_undo_leaves_a_champion_that_saw_another_batch_or_has_none_to_give_way_to(make, folder):
+    project = make()
+    harvests = project.dataset("harvests", key="id")
+    declare(project, rollups=None)
+    first = harvests.ingest(rows(PAIRS))
+    project.refresh()
+    harvests.ingest(rows([("Mango", "Pilar")], start=500, slope=3.0))
+    project.refresh()
+
+    undone = harvests.undo(first.number)
+
+    stays = {one.partition: one.stays for one in undone.fits if one.serving}
+    assert stays == {
+        **{f"{fruit}, {town}": "there is no earlier fit without that batch" for fruit, town in PAIRS},
+        "Overall": "there is no earlier fit without that batch",
+    }
+    assert undone.rolled_back == ()
+    assert serving(project)[("Mango", "Pilar")] == "1.1.0"
+
+
+def test_a_fit_whose_rows_were_changed_again_before_it_was_trained_is_not_named(orchard):
+    """Only what read the batch's rows was trained on them: a correction of all of them came before the training."""
+    project, harvests = orchard
+    wrong = harvests.edit([{"id": 0, "y": 1.0}, {"id": 60, "y": 1.0}])  # Avocado in Hermosa, Banana in Pilar
+    harvests.edit({"id": 0, "y": 2.0})
+    project.refresh()
+
+    undone = harvests.undo(wrong.number)
+
+    assert undone.left == ("[0]",)
+    assert {one.partition for one in undone.fits} == {"Banana, Pilar", "Banana, Overall"}
+    assert {key for key, version in serving(project).items() if version == "1.1.0"} == {
+        ("Avocado", "Hermosa"), ("Avocado",)
+    }  # fmt: skip
+
+
+def test_a_pinned_champion_and_a_damaged_way_back_are_told(orchard):
+    project, harvests = orchard
+    with project.opened.store.read() as tx:
+        digests = [row[0] for row in tx.rows("SELECT digest FROM artifacts")]
+    wrong = harvests.edit([{"id": 0, "y": 1.0}, {"id": 60, "y": 1.0}])
+    project.refresh()
+    back.pin(project.opened, "kg", pinned=True, partitions=[{"fruit": "Avocado", "town": "Hermosa"}], actor="ana")
+    for digest in digests:
+        project.opened.artifacts.path(digest).write_bytes(b"damaged")
+
+    undone = harvests.undo(wrong.number)
+
+    stays = {one.partition: one.stays for one in undone.fits if one.serving}
+    assert stays["Avocado, Hermosa"] == "it is pinned"
+    assert stays["Banana, Pilar"] == "the earlier fit is damaged"
+    assert undone.rolled_back == ()
+    project.refresh()
+    assert serving(project)[("Banana", "Pilar")] == "1.2.0"
 
 
 def test_selective_and_full_retraining_give_the_same_bits(farm):
@@ -349,3 +442,105 @@ def test_a_batch_of_items_without_news_takes_nothing_in(orchard):
 
     with project.opened.store.read() as tx:
         assert tx.value("SELECT count(*) FROM events WHERE kind = 'source.read'") == before
+
+
+# --- erasing ----------------------------------------------------------------------------------------------------
+
+
+def left_of(folder, text):
+    """The files of a project that hold a text, read as bytes."""
+    found = [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    return [str(path.relative_to(folder)) for path in found if path.suffix != ".py"]
+
+
+@pytest.fixture
+def people(make, folder):
+    project = make()
+    visits = project.dataset("visits", key="id")
+    project.model(
+        "v", visits, target="y", features=["x"], trainer=Custom("toys:Line"), partition_by="town", min_samples=5,
+        triggers=[on_data_change("0s")],
+    )  # fmt: skip
+    frame = rows(PAIRS, each=300).drop("fruit").with_columns(name=pl.format("visitor-{}-of-us", pl.col("id")))
+    with project.opened.store.read() as tx:
+        tx.rows("PRAGMA secure_delete = OFF")  # some builds overwrite what is deleted, most do not
+    visits.ingest(frame)
+    for seed in range(3):
+        visits.ingest(frame.with_columns(y=pl.col("y") + seed / 1000).sample(fraction=0.6, shuffle=True, seed=seed))
+    project.refresh()
+    return project, visits
+
+
+def test_erasing_leaves_no_trace_of_a_row_neither_in_any_version_nor_in_the_files(people, folder):
+    project, visits = people
+    visits.edit({"id": 7, "name": "visitor-7-of-us, moved", "town": "Pilar"})
+    visits.edit({"id": 7, "y": 9.0})
+    project.refresh()
+    assert left_of(folder, "visitor-7-of-us")
+
+    erased = visits.erase({"id": 7})
+
+    assert (erased.kind, erased.removed, erased.notes) == ("erase", 1, ())
+    assert left_of(folder, "visitor-7-of-us") == []
+    assert left_of(folder, "visitor-8-of-us") != []
+    assert all(7 not in visits.at(version)["id"] for version in range(1, erased.version + 1))
+    with pytest.raises(Conflict, match="erased a row for good"):
+        visits.undo(erased.number)
+    with pytest.raises(NotFound, match="has no row"):
+        visits.erase({"id": 7})
+
+
+def test_erasing_names_the_fits_trained_on_the_row_and_makes_its_partition_due(people):
+    project, visits = people
+    visits.edit({"id": 7, "town": "Pilar"})  # from Hermosa
+    project.refresh()
+    before = live(project)
+
+    erased = visits.erase({"id": 7})
+
+    assert {(one.version, one.partition) for one in erased.fits} == {
+        ("1.0.0", "Hermosa"), ("1.0.0", "Overall"), ("1.1.0", "Pilar"), ("1.1.0", "Overall")
+    }  # fmt: skip
+    project.refresh()
+    assert set(trained(project)) == {("Pilar",), ()}
+    assert live(project) == {**before, ("Pilar",): before[("Pilar",)] - 1, (): before[()] - 1}
+    assert visits.at().height == 1799
+
+
+def test_a_row_that_was_deleted_long_ago_is_erased_from_history_and_trains_nothing(people, folder):
+    project, visits = people
+    visits.delete({"id": 7})
+    project.refresh()
+    number = runs(project)
+
+    erased = visits.erase({"id": 7})
+    project.refresh()
+
+    assert (erased.removed, erased.version, runs(project)) == (0, 4, number)
+    assert left_of(folder, "visitor-7-of-us") == []
+
+
+def test_bytes_that_a_reader_holds_are_told_and_removed_by_the_loop_afterwards(people, folder, monkeypatch):
+    from evertrain.control import data
+
+    project, visits = people
+    monkeypatch.setattr(data, "_SCRUB_S", 0.5)
+    with project.opened.store.read() as tx:
+        tx.value("SELECT count(*) FROM events")
+        erased = visits.erase({"id": 7})
+        assert "its bytes are still in the file" in erased.notes[0]
+    assert left_of(folder, "visitor-7-of-us") != []
+
+    project.refresh()
+
+    assert left_of(folder, "visitor-7-of-us") == []
+
+
+def test_a_retry_by_token_of_a_batch_of_which_a_row_was_erased_does_not_bring_it_back(make, folder):
+    project = make()
+    visits = project.dataset("visits", key="id")
+    first = visits.ingest(pl.DataFrame({"id": [1, 2], "x": [1.0, 2.0]}), token="t")
+    visits.erase({"id": 1})
+    again = visits.ingest(pl.DataFrame({"id": [1, 2], "x": [1.0, 2.0]}), token="t")
+
+    assert (again.number, again.again, visits.at().height) == (first.number, True, 1)

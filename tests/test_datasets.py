@@ -9,10 +9,11 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from sqlalchemy.exc import IntegrityError
 
 from evertrain import datasets
 from evertrain.clock import ManualClock
-from evertrain.errors import Conflict, DataError, NotFound
+from evertrain.errors import BadRow, Conflict, DataError, NotFound
 from evertrain.specs import Dataset
 from evertrain.store.connect import Store
 from evertrain.store.migrations import migrate
@@ -214,6 +215,34 @@ def test_the_turn_of_a_writer_that_is_gone_passes_on_and_it_cannot_come_back(fil
         datasets._held(tx, "harvests", "sleeper")
 
 
+def test_large_edits_deletions_and_undos_are_written_in_chunks_and_published_once(filled, monkeypatch):
+    """P-03: no write holds the lock for longer than one chunk takes; a reader sees all of a batch or nothing."""
+    held = []
+
+    def counted(real):
+        def call(*given):
+            held.append(len(given[-1]))
+            return real(*given)
+
+        return call
+
+    big = harvest(*[(n, "2026-02-01", "New", 1.0) for n in range(1, 10)])
+    made = datasets.ingest(filled, "harvests", SPEC, big)
+    monkeypatch.setattr(datasets, "CHUNK", 2)
+    for name in ("merge", "remove", "undo"):
+        monkeypatch.setattr(datasets.table, name, counted(getattr(datasets.table, name)))
+
+    edited = datasets.edit(filled, "harvests", [{"record_id": n, "kg": 2.0} for n in range(1, 10)])
+    back = datasets.undo(filled, "harvests", edited.number)
+    assert (edited.updated, edited.version, back.updated, back.version) == (9, 3, 9, 4)
+    assert contents(filled, 4) == contents(filled, 2)
+    with pytest.raises(Conflict, match="changed again by a later batch"):
+        datasets.undo(filled, "harvests", made.number)
+    gone = datasets.delete(filled, "harvests", [{"record_id": n} for n in range(1, 10)])
+    assert (gone.removed, gone.version, contents(filled)) == (9, 5, {})
+    assert held == [2, 2, 2, 2, 1] * 4
+
+
 class Versions(RuleBasedStateMachine):
     """Batches in any order: every version reads as a dictionary that did the same would."""
 
@@ -405,3 +434,155 @@ def test_values_beyond_what_can_be_stored_are_told(filled, value):
     column = "town" if isinstance(value, str) else "kg" if value > 2**200 else "record_id"
     with pytest.raises(DataError):
         datasets.edit(filled, "harvests", [{"record_id": 1, column: value}])
+
+
+def test_batches_of_before_survive_the_migration_that_allows_erasing(tmp_path, monkeypatch):
+    """P-37: a store of the release before keeps its batches, which may name each other."""
+    from evertrain.store import migrations
+
+    before = migrations.MIGRATIONS[: migrations.MIGRATIONS.index(migrations._allow_erase)]
+    own = Store("sqlite:///evertrain.db", tmp_path, clock=ManualClock())
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "MIGRATIONS", before)
+        migrate(own)
+    with own.write() as tx:
+        tx.run("INSERT INTO datasets(name, key, columns, version, created_at) VALUES ('d', '[\"id\"]', '{}', 2, '')")
+        for undoes, token in ((None, "a"), (1, None)):
+            tx.run(
+                "INSERT INTO batches(dataset_id, version, kind, source, actor, at, added, updated, removed, unchanged,"
+                " set_aside, digest, undoes, token) VALUES (1, 1, 'edit', 's', 'a', '', 1, 0, 0, 0, 0, 'd', :undoes, :token)",
+                undoes=undoes,
+                token=token,
+            )
+    migrate(own)
+
+    with own.write() as tx:
+        assert [tuple(row) for row in tx.rows("SELECT id, undoes, token FROM batches")] == [
+            (1, None, "a"),
+            (2, 1, None),
+        ]
+        assert tx.rows("PRAGMA foreign_key_check") == []
+        tx.run("UPDATE batches SET kind = 'erase' WHERE id = 1")
+        with pytest.raises(IntegrityError):
+            tx.run("UPDATE batches SET undoes = 9 WHERE id = 1")
+    own.close()
+
+
+# --- bad rows ---------------------------------------------------------------------------------------------------
+
+
+def as_csv(folder, frame):
+    frame.write_csv(folder / "batch.csv")
+    return folder / "batch.csv"
+
+
+def as_parquet(folder, frame):
+    frame.write_parquet(folder / "batch.parquet")
+    return folder / "batch.parquet"
+
+
+FORMS = {"csv": as_csv, "parquet": as_parquet, "frame": lambda folder, frame: frame}
+
+
+def texts(number, bad):
+    """A batch whose kg are texts, some of them no numbers, and one row without a key."""
+    return pl.DataFrame(
+        {
+            "record_id": [None, *range(2, number + 1)],
+            "date": ["2026-02-01"] * number,
+            "town": ["Pilar"] * number,
+            "kg": ["much" if n in bad else f"{n}.5" for n in range(1, number + 1)],
+        }
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_bad_rows_refuse_a_batch_of_any_form_and_every_one_is_reported(filled, tmp_path, form):
+    """S4-03: the first hundred are fields of the error, all of them are listed."""
+    listed = []
+    data = FORMS[form](tmp_path, texts(400, set(range(100, 260))))
+    with pytest.raises(DataError, match=r"161 of 400 rows cannot be used, 0 may be set aside: .* is empty") as caught:
+        datasets.ingest(filled, "harvests", SPEC, data, report=lambda bad: listed.append(bad) or "there.csv")
+
+    first = 2 if form == "csv" else 1
+    error = caught.value
+    assert (error.bad_count, len(error.bad_rows), error.report) == (161, 100, "there.csv")
+    assert error.bad_rows[0] == BadRow(first, "record_id", None, "the key column 'record_id' is empty")
+    assert (error.bad_rows[1].line, error.bad_rows[1].column, error.bad_rows[1].value) == (99 + first, "kg", "much")
+    assert error.bad_rows[1].problem in ("not a number", "not number")
+    assert listed[0].height == 161
+    assert "there.csv" in str(error)
+    assert contents(filled) == contents(filled, 1)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_few_bad_rows_of_any_form_are_set_aside_where_that_is_declared(filled, tmp_path, form):
+    spec = Dataset(key=("record_id",), time="date", on_bad_rows="set_aside")
+    data = FORMS[form](tmp_path, texts(400, {7, 8}))
+    made = datasets.ingest(filled, "harvests", spec, data, report=lambda bad: f"{bad.height} listed")
+
+    assert (made.set_aside, made.added + made.updated, made.report) == (3, 397, "3 listed")
+    assert contents(filled)[9] == ("Pilar", 9.5)
+    assert 7 not in contents(filled)
+    eleven = FORMS[form](tmp_path, texts(400, set(range(100, 110))))
+    with pytest.raises(DataError, match="11 of 400 rows cannot be used, 10 may be set aside"):
+        datasets.ingest(filled, "harvests", spec, eleven)
+
+
+def test_two_rows_of_one_key_are_never_set_aside_and_all_such_are_named(filled):
+    spec = Dataset(key=("record_id",), time="date", on_bad_rows="set_aside")
+    twice = harvest((1, "2026-01-01", "A", 1.0), (1, "2026-01-01", "B", 1.0), (1, "2026-01-01", "C", 1.0))
+    with pytest.raises(DataError, match=r"row 2 has the key \[1\] of row 1") as caught:
+        datasets.ingest(filled, "harvests", spec, twice)
+    assert [(one.line, one.value, one.problem) for one in caught.value.bad_rows] == [
+        (2, "[1]", "other values than row 1"), (3, "[1]", "other values than row 1")
+    ]  # fmt: skip
+
+
+def test_another_type_of_a_whole_column_names_its_rows_too(filled):
+    with pytest.raises(DataError, match="holds number, the batch has text") as caught:
+        datasets.ingest(filled, "harvests", SPEC, harvest(*FIRST).with_columns(pl.lit("much").alias("kg")))
+    assert caught.value.bad_rows[0] == BadRow(1, "kg", "much", "not number")
+
+
+def test_a_dataset_declares_how_its_files_write_numbers_and_days(tmp_path, store):
+    spec = Dataset(key=("id",), decimal=",", dates="dmy")
+    path = tmp_path / "rows.csv"
+    path.write_text("id;at;kg\n1;01/02/2024;3,500\n")
+    datasets.ingest(store, "d", spec, path)
+    datasets.ingest(store, "d", spec, pl.DataFrame({"id": [2], "at": ["03/02/2024"], "kg": ["1.234,5"]}))
+
+    rows = datasets.frame_at(store, "d").with_columns(pl.col("at").cast(pl.String)).rows()
+    assert rows == [(1, "2024-02-01", 3.5), (2, "2024-02-03", 1234.5)]
+
+
+# --- retries and width ------------------------------------------------------------------------------------------
+
+
+def test_a_retry_after_somebody_widened_the_columns_answers_the_first_batch(store):
+    """P-09: what the dataset looks like by now does not change which rows were sent."""
+    spec = Dataset(key=("id",))
+    rows = pl.DataFrame({"id": [1, 2], "n": [5, 6]})
+    first = datasets.ingest(store, "d", spec, rows, token="t")
+    datasets.ingest(store, "d", spec, pl.DataFrame({"id": [3], "n": [7.5], "note": ["x"]}))
+
+    again = datasets.ingest(store, "d", spec, rows[::-1], token="t")
+    assert (again.number, again.again) == (first.number, True)
+    with pytest.raises(Conflict, match="was used for batch"):
+        datasets.ingest(store, "d", spec, rows.with_columns(n=pl.col("n") + 1), token="t")
+
+
+def test_as_many_columns_as_a_table_can_have_are_kept_and_one_more_is_refused(store):
+    wide = pl.DataFrame({"id": [1, 2], **{f"c{n}": [n, n] for n in range(1989)}})
+    datasets.ingest(store, "d", Dataset(key=("id",)), wide)
+    assert datasets.ingest(store, "d", Dataset(key=("id",)), wide.with_columns(c7=pl.lit(0))).updated == 2
+    with pytest.raises(DataError, match="d would have 1,991 columns with this batch; at most 1,990 are kept"):
+        datasets.ingest(store, "d", Dataset(key=("id",)), wide.with_columns(more=pl.lit(0)))
+
+
+def test_indexes_by_which_models_find_their_rows_are_made_while_there_are_none(store):
+    """Made later over a million rows, such an index would hold the write lock for as long as that takes."""
+    datasets.ingest(store, "d", Dataset(key=("id",)), pl.DataFrame({"id": [1], "a": [1]}), told=[("a",), ("missing",)])
+    with store.read() as tx:
+        found = tx.rows("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql LIKE '%(c2, since, until)'")
+    assert len(found) == 1

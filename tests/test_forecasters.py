@@ -536,3 +536,14 @@ def test_a_level_that_moves_is_told_from_one_that_stays() -> None:
 
     assert sum(lags._moves(one, 1) for one in walks) > 30
     assert sum(lags._moves(one, 12) for one in still) < 12
+
+
+def test_a_library_that_is_not_installed_is_named_before_the_first_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with the base install alone."""
+    from evertrain.specs import Command, ModelSpec, Series
+    from evertrain.trainers import make
+
+    monkeypatch.setattr(make, "find_spec", lambda _: None)
+    model = ModelSpec("kg", "rows", "kg", Command("train"), series=Series(3))
+    with pytest.raises(ConfigError, match=r"statsforecast beside it: pip install 'evertrain\[forecast\]'"):
+        make.check(model, build("evertrain:Forecaster", {}))

@@ -143,3 +143,12 @@ def test_short_filtered_rows_get_a_labelled_naive_forecast(make):
     found = project.forecast("sold", where={"region": "east"})
     assert found.fallback == "the naive forecast: 1 of the 7 periods that Repeat needs"
     assert found.mean == [60.0] * 7
+
+
+def test_erasing_a_row_forgets_forecasts_that_were_made_of_it(make):
+    project, dataset = shop(make)
+    project.forecast("sold", where={"region": "north"})
+    dataset.erase({"n": "P001-north-3"})
+    with project.opened.store.read() as tx:
+        assert tx.value("SELECT count(*) FROM temporary_forecasts") == 0
+        assert "north" not in str(tx.rows("SELECT data FROM events WHERE kind = 'forecast.temporary'")[0].data)

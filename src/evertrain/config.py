@@ -144,6 +144,11 @@ class Home:
         return self.folder / "scratch"
 
     @property
+    def reports(self) -> Path:
+        """Lists of rows that were refused or set aside."""
+        return self.folder / "reports"
+
+    @property
     def log(self) -> Path:
         return self.root / "logs" / "retraining.log"
 

@@ -10,17 +10,18 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evertrain.clock import to_text
-from evertrain.errors import Conflict, DataError, NotFound, StoreBusy
+from evertrain.errors import BadRow, Conflict, DataError, NotFound, StoreBusy
 from evertrain.events import Kind
+from evertrain.faults import fault_point
 from evertrain.partitions import printable
-from evertrain.specs import CsvFile, Dataset, ParquetFile
+from evertrain.specs import BadRows, CsvFile, Dataset, ParquetFile
 from evertrain.store import datasets as table
 from evertrain.store.connect import Record, Store, Tx
 from evertrain.store.values import to_sql
@@ -32,6 +33,25 @@ if TYPE_CHECKING:
 
 CHUNK = 4000  # rows written in one transaction: other writers wait for no more than that
 _TURN_S = 30.0
+_MOST_COLUMNS = 1990  # SQLite keeps 2,000 in a table, and a few are ours (sqlite.org/limits.html, 2)
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """A fit that was trained on rows which an undo or an erasure takes away.
+
+    Attributes:
+        serving: it was the champion of its partition at that moment.
+        back: the version that serves again in its place; None where it serves on, or had not served.
+        stays: why a champion serves on until the partition is trained anew.
+    """
+
+    model: str
+    version: str
+    partition: str
+    serving: bool = False
+    back: str | None = None
+    stays: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,10 @@ class Batch:
         again: a retry met the batch that was written before.
         version: the version that holds it; the one of before where nothing changed.
         left: keys that an undo left alone, because later batches touched them.
+        fits: those that were trained on what an undo took away.
+        rolled_back: those of them that served and gave way to an earlier one.
+        notes: what else a person should know, each one sentence.
+        report: the path of a CSV file that lists the rows which were set aside.
     """
 
     number: int
@@ -55,6 +79,10 @@ class Batch:
     set_aside: int = 0
     again: bool = False
     left: tuple[str, ...] = ()
+    fits: tuple[TrainedOn, ...] = ()
+    rolled_back: tuple[TrainedOn, ...] = ()
+    notes: tuple[str, ...] = ()
+    report: str | None = None
 
     def __str__(self) -> str:
         parts = [
@@ -75,7 +103,16 @@ class Batch:
 
 
 def ingest(
-    store: Store, name: str, spec: Dataset, data: object, *, source: str = "", actor: str = "", token: str | None = None
+    store: Store,
+    name: str,
+    spec: Dataset,
+    data: object,
+    *,
+    source: str = "",
+    actor: str = "",
+    token: str | None = None,
+    report: Report | None = None,
+    told: Sequence[Sequence[str]] = (),
 ) -> Batch:
     """Merge rows into a dataset as one new version.
 
@@ -83,6 +120,8 @@ def ingest(
         data: a pandas or Polars data frame, or the path of a CSV (`.csv`, `.txt`) or Parquet file.
         source: how the batch is called; by default the file's name.
         token: of the request: the same token again answers the batch that was written then.
+        report: writes a file of all rows that cannot be used and returns its path.
+        told: columns by which models tell partitions apart: their indexes are made while there are no rows.
 
     Raises:
         DataError: rows cannot be used, or two of them have one key and differ; nothing is kept.
@@ -90,7 +129,7 @@ def ingest(
     """
     while True:
         try:
-            return _ingest(store, name, spec, data, source=source, actor=actor, token=token)
+            return _ingest(store, name, spec, data, source=source, actor=actor, token=token, report=report, told=told)
         except _Regrown:
             continue  # another batch changed the columns between reading these rows and writing them
 
@@ -104,22 +143,36 @@ class _Regrown(Exception):
 
 
 def _ingest(
-    store: Store, name: str, spec: Dataset, data: object, *, source: str, actor: str, token: str | None
+    store: Store,
+    name: str,
+    spec: Dataset,
+    data: object,
+    *,
+    source: str,
+    actor: str,
+    token: str | None,
+    report: Report | None,
+    told: Sequence[Sequence[str]],
 ) -> Batch:
     with store.read() as tx:
         before = table.by_name(tx, name)
+        known = table.by_token(tx, before, token) if before is not None and token is not None else None
     if before is not None and before.key != spec.key:
         raise DataError(
             f"{name} was begun with key={list(before.key)} and declares key={list(spec.key)} now: its rows would not be"
             " found again. Declare a dataset of another name"
         )
-    rows = read(data, spec, before)
     source = source or (Path(data).name if isinstance(data, str | Path) else "a data frame")
-    columns = _columns(name, spec, before, rows.frame)
-    prepared, repeated = _prepared(spec, rows, columns, source)
-    digest = _digest(prepared)
+    rows = _usable(read(data, spec, before), spec, source, report)
+    digest = _digest_of(rows.frame)
+    if known is not None:  # before its columns are looked at: somebody may have added others since
+        return _repeated(name, known, digest, token)
+    columns = _columns(name, spec, before, rows, source, report)
+    prepared, repeated = _prepared(spec, rows, columns, source, report)
+    listed = report(rows.bad) if report and rows.bad is not None else None
 
-    how = {"kind": "ingest", "source": source, "digest": digest, "set_aside": rows.set_aside_count, "token": token}
+    how = {"kind": "ingest", "source": source, "digest": digest, "set_aside": rows.set_aside_count, "token": token,
+           "report": listed}  # fmt: skip
     counts = table.Counts(unchanged=repeated)
 
     def prepare(tx: Tx) -> table.Dataset:
@@ -127,29 +180,30 @@ def _ingest(
         # In their order, too: values go to columns by their place.
         if _ordered(found) not in (_ordered(before), list(columns.items())):
             raise _Regrown
-        return table.widen(tx, found or table.create(tx, name, spec.key, columns), columns)
+        if found is None:
+            found = table.create(tx, name, spec.key, columns)
+            for one in told:
+                if all(column in columns for column in one):
+                    table.index(tx, found, one)
+        return table.widen(tx, found, columns)
 
     def work(tx: Tx, dataset: table.Dataset, chunk: Sequence[Any], is_last: bool) -> Batch | None:
         nonlocal counts
         if token is not None and (found := table.by_token(tx, dataset, token)) is not None:
-            if found.digest != digest:
-                raise Conflict(f"the token {token!r} was used for batch {found.id}, which held other rows")
-            return _batch(name, found, again=True)
+            return _repeated(name, found, digest, token)
         version = dataset.version + 1 if counts.chunks else table.reserve(tx, dataset)
         counts += table.merge(tx, dataset, version, chunk)
         return _kept(tx, dataset, version, counts, how) if is_last else None
 
     if spec.key and len(prepared) > CHUNK:
         prepared.sort(key=itemgetter(0))  # neighbours in the index are written together, in a fifth of the time
-    chunks = [prepared[at : at + CHUNK] for at in range(0, len(prepared), CHUNK)] or [[]]
-    if len(chunks) > 1:
-        return _in_steps(store, name, actor, chunks, work, prepare)
-    return _at_once(store, name, actor, lambda tx, dataset: _made(work(tx, dataset, chunks[0], True)), prepare)
+    return _write(store, name, actor, prepared, work, prepare)
 
 
-def _made(batch: Batch | None) -> Batch:
-    assert batch is not None
-    return batch
+def _repeated(name: str, found: Record, digest: str, token: str | None) -> Batch:
+    if found.digest and found.digest != digest:  # a batch of which a row was erased has none any more
+        raise Conflict(f"the token {token!r} was used for batch {found.id}, which held other rows")
+    return _batch(name, found, again=True)
 
 
 def edit(store: Store, name: str, rows: Sequence[Mapping[str, Any]], *, actor: str = "") -> Batch:
@@ -159,23 +213,31 @@ def edit(store: Store, name: str, rows: Sequence[Mapping[str, Any]], *, actor: s
         NotFound: no row has that key.
         DataError: a column does not exist, or a value is not of its type.
     """
-
-    def work(tx: Tx, dataset: table.Dataset) -> Batch:
-        version = table.reserve(tx, dataset)  # first: what a dead writer left must not be read as the row's values
-        # Read where it is written: between two transactions another could change another column of the row.
-        merged = _edited(tx, dataset, rows)
-        counts = table.merge(tx, dataset, version, merged)
-        return _kept(tx, dataset, version, counts, {"kind": "edit", "source": "edit", "digest": _digest(merged)})
-
-    return _at_once(store, name, actor, work)
-
-
-def _edited(tx: Tx, dataset: table.Dataset, rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    with store.read() as tx:
+        dataset = _again(tx, name)
     _needs_key(dataset)
-    keys = [key_of(dataset, one) for one in rows]
-    values = table.of_keys(tx, dataset, keys)
+    wanted: dict[str, dict[str, Any]] = {}
+    for one in rows:
+        wanted.setdefault(key_of(dataset, one), {}).update(one)
+    digest = _digest([(key, sorted(values.items(), key=repr)) for key, values in wanted.items()])
+    how = {"kind": "edit", "source": "edit", "digest": digest}
+    counts = table.Counts()
+
+    def work(tx: Tx, dataset: table.Dataset, chunk: Sequence[Any], is_last: bool) -> Batch | None:
+        nonlocal counts
+        # First: what a dead writer left must not be read as a row's values.
+        version = dataset.version + 1 if counts.chunks else table.reserve(tx, dataset)
+        # Read where it is written: between two transactions another could change another column of the row.
+        counts += table.merge(tx, dataset, version, _edited(tx, dataset, chunk))
+        return _kept(tx, dataset, version, counts, how) if is_last else None
+
+    return _write(store, name, actor, list(wanted.items()), work)
+
+
+def _edited(tx: Tx, dataset: table.Dataset, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[Any, ...]]:
+    values = table.of_keys(tx, dataset, [key for key, _ in rows])
     names = list(dataset.columns)
-    for key, one in zip(keys, rows, strict=True):
+    for key, one in rows:
         if key not in values:
             raise NotFound(f"{dataset.name} has no row {printable(key)}")
         for column, value in one.items():
@@ -189,38 +251,106 @@ def _edited(tx: Tx, dataset: table.Dataset, rows: Sequence[Mapping[str, Any]]) -
 
 def delete(store: Store, name: str, keys: Sequence[Mapping[str, Any]], *, actor: str = "") -> Batch:
     """Remove rows by their key columns; rows that are not there are counted as unchanged."""
+    with store.read() as tx:
+        dataset = _again(tx, name)
+    _needs_key(dataset)
+    found = list(dict.fromkeys(key_of(dataset, one) for one in keys))
+    how = {"kind": "delete", "source": "delete", "digest": _digest([(key,) for key in found])}
+    counts = table.Counts()
 
-    def work(tx: Tx, dataset: table.Dataset) -> Batch:
-        _needs_key(dataset)
-        found = list(dict.fromkeys(key_of(dataset, one) for one in keys))
-        version = table.reserve(tx, dataset)
-        counts = table.remove(tx, dataset, version, found)
-        digest = _digest([(key,) for key in found])
-        return _kept(tx, dataset, version, counts, {"kind": "delete", "source": "delete", "digest": digest})
+    def work(tx: Tx, dataset: table.Dataset, chunk: Sequence[Any], is_last: bool) -> Batch | None:
+        nonlocal counts
+        version = dataset.version + 1 if counts.chunks else table.reserve(tx, dataset)
+        counts += table.remove(tx, dataset, version, chunk)
+        return _kept(tx, dataset, version, counts, how) if is_last else None
 
-    return _at_once(store, name, actor, work)
+    return _write(store, name, actor, found, work)
 
 
-def undo(store: Store, name: str, number: int, *, actor: str = "") -> Batch:
+Told = Callable[[Tx, table.Dataset], tuple[TrainedOn, ...]]
+
+
+def undo(store: Store, name: str, number: int, *, actor: str = "", told: Told | None = None) -> Batch:
     """Reverse a batch where no later one touched its rows; those that were touched are left and named.
+
+    Args:
+        told: is called once, in the transaction that makes the batch seen,
+            and returns the fits that were trained on what it took away.
 
     Raises:
         NotFound: the dataset has no such batch.
         Conflict: the batch changed nothing, or everything it did was changed again since.
     """
+    counts, left = table.Counts(), []
+    with store.read() as tx:
+        batch = _undoable(tx, _again(tx, name), number)
+        keys = table.touched_keys(tx, _again(tx, name), batch.version)
 
-    def work(tx: Tx, dataset: table.Dataset) -> Batch:
-        batch = table.batch(tx, dataset, number)
-        if not batch.added + batch.updated + batch.removed:
-            raise Conflict(f"batch {number} changed nothing, so there is nothing to undo")
-        if batch.version <= dataset.horizon:
-            raise Conflict(f"batch {number} is older than the history that {name} keeps, so it cannot be undone")
-        version = table.reserve(tx, dataset)
-        counts, left = table.undo(tx, dataset, version, batch.version)
+    def work(tx: Tx, dataset: table.Dataset, chunk: Sequence[Any], is_last: bool) -> Batch | None:
+        nonlocal counts
+        if not counts.chunks:
+            _undoable(tx, dataset, number)
+        version = dataset.version + 1 if counts.chunks else table.reserve(tx, dataset)
+        own, touched = table.undo(tx, dataset, version, batch.version, chunk)
+        counts += own
+        left.extend(touched)
+        if not is_last:
+            return None
         if not counts.changed:
             raise Conflict(f"every row of batch {number} was changed again by a later batch; undo that one first")
         how = {"kind": "undo", "source": f"undo of batch {number}", "digest": "", "undoes": number}
-        return replace(_kept(tx, dataset, version, counts, how), left=tuple(left))
+        made = _kept(tx, dataset, version, counts, how)
+        fits = told(tx, dataset) if told else ()
+        return replace(made, left=tuple(left), fits=fits, rolled_back=tuple(one for one in fits if one.back))
+
+    return _write(store, name, actor, keys, work)
+
+
+def _undoable(tx: Tx, dataset: table.Dataset, number: int) -> Record:
+    batch = table.batch(tx, dataset, number)
+    if batch.kind == "erase":
+        raise Conflict(f"batch {number} erased a row for good, so it cannot be undone")
+    if not batch.added + batch.updated + batch.removed:
+        raise Conflict(f"batch {number} changed nothing, so there is nothing to undo")
+    if batch.version <= dataset.horizon:
+        raise Conflict(f"batch {number} is older than the history that {dataset.name} keeps, so it cannot be undone")
+    return batch
+
+
+def erase(
+    store: Store,
+    name: str,
+    row: Mapping[str, Any],
+    *,
+    told: Sequence[str],
+    before: Told,
+    after: Callable[[Tx], None],
+    actor: str = "",
+) -> Batch:
+    """Remove a row with everything it ever was, so that no version shows it any more; nobody can undo it.
+
+    Args:
+        row: its key columns.
+        told: the columns that tell partitions apart, of all models of the dataset.
+        before: is called before the row goes, in the same transaction, and returns the fits that were trained on it.
+        after: is called when it is gone, and may read from `table.changes` what it was gone from.
+
+    Raises:
+        NotFound: there never was such a row, as far as the history reaches.
+    """
+
+    def work(tx: Tx, dataset: table.Dataset) -> Batch:
+        _needs_key(dataset)
+        key = key_of(dataset, row)
+        version = table.reserve(tx, dataset)
+        if not table.lives(tx, dataset, key, ()):
+            raise NotFound(f"{name} has no row {printable(key)}, and had none that its history tells of")
+        fits = before(tx, dataset)
+        counts = table.erase(tx, dataset, version, key, told)
+        made = _kept(tx, dataset, version, counts, {"kind": "erase", "source": "erase", "digest": ""})
+        after(tx)
+        table.bury(tx, dataset)
+        return replace(made, fits=fits)
 
     return _at_once(store, name, actor, work)
 
@@ -248,6 +378,28 @@ def _kept(tx: Tx, dataset: table.Dataset, version: int, counts: table.Counts, ho
 
 # --- one writer at a time ---------------------------------------------------------------------------------------
 
+Work = Callable[[Tx, table.Dataset, Sequence[Any], bool], Batch | None]
+
+
+def _write(
+    store: Store,
+    name: str,
+    actor: str,
+    rows: Sequence[Any],
+    work: Work,
+    prepare: Callable[[Tx], table.Dataset] | None = None,
+) -> Batch:
+    """Do a write in as many transactions as it has chunks; `work` returns the batch with the last one."""
+    chunks = [rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK)] or [[]]
+    if len(chunks) > 1:
+        return _in_steps(store, name, actor, chunks, work, prepare or (lambda tx: _again(tx, name)))
+    return _at_once(store, name, actor, lambda tx, dataset: _made(work(tx, dataset, chunks[0], True)), prepare)
+
+
+def _made(batch: Batch | None) -> Batch:
+    assert batch is not None
+    return batch
+
 
 def _at_once(
     store: Store,
@@ -273,7 +425,7 @@ def _in_steps(
     name: str,
     actor: str,
     chunks: Sequence[Sequence[Any]],
-    work: Callable[[Tx, table.Dataset, Sequence[Any], bool], Batch | None],
+    work: Work,
     prepare: Callable[[Tx], table.Dataset],
 ) -> Batch:
     """Do a large write in transactions of one chunk each, so that others wait for one chunk and not for all."""
@@ -283,8 +435,11 @@ def _in_steps(
         for place, chunk in enumerate(chunks):
             with store.write(actor or None) as tx:
                 dataset = _held(tx, name, writer)
-                if made := work(tx, prepare(tx) if place == 0 else dataset, chunk, place == len(chunks) - 1):
-                    return made
+                made = work(tx, prepare(tx) if place == 0 else dataset, chunk, place == len(chunks) - 1)
+                fault_point("chunk.before_commit")
+            fault_point("chunk.after_commit")
+            if made is not None:
+                return made
     finally:
         with store.write() as tx:
             if found := table.by_name(tx, name):
@@ -341,6 +496,7 @@ def _batch(name: str, row: Record, *, again: bool = False, left: tuple[str, ...]
         row.set_aside,
         again,
         left,
+        report=row.report,
     )
 
 
@@ -348,9 +504,11 @@ def _batch(name: str, row: Record, *, again: bool = False, left: tuple[str, ...]
 
 
 def read(data: object, spec: Dataset, before: table.Dataset | None) -> Table:
-    """Return a frame or a file as a table whose columns have the types that the dataset has."""
+    """Return a frame or a file as a table whose columns have the types that the dataset has.
+
+    Rows that cannot be used are set aside in it, however many they are; `_usable` refuses too many.
+    """
     from evertrain.sources import read as sources
-    from evertrain.sources.table import Table
 
     expected = {**(before.columns if before else {}), **spec.columns}
     if isinstance(data, str | Path):
@@ -358,44 +516,140 @@ def read(data: object, spec: Dataset, before: table.Dataset | None) -> Table:
         if path.suffix.lower() in (".parquet", ".pq"):
             found = sources.read(ParquetFile(str(path)), Path())
         elif path.suffix.lower() in (".csv", ".txt", ".tsv"):
-            found = sources.read(
-                CsvFile(str(path), delimiter=spec.delimiter, encoding=spec.encoding, on_bad_rows=spec.on_bad_rows),
-                Path(),
-                expected,
-            )
+            every = BadRows(1.0, 0)
+            own = CsvFile(
+                str(path), delimiter=spec.delimiter, encoding=spec.encoding, decimal=spec.decimal, dates=spec.dates,
+                on_bad_rows=every,
+            )  # fmt: skip
+            return sources.read(own, Path(), expected)
         else:
             raise DataError(f"{path.name} has an ending that is not read; .csv, .txt, .tsv, .parquet and .pq are")
     else:
         found = sources.framed(data, "the batch")
-    return Table(_cast(found.frame, expected), found.lines, found.set_aside, found.set_aside_count, found.notes)
+    return _typed(found.frame, spec, expected)
 
 
-def _cast(frame: pl.DataFrame, expected: Mapping[str, str]) -> pl.DataFrame:
+def _typed(frame: pl.DataFrame, spec: Dataset, expected: Mapping[str, str]) -> Table:
+    """Return a frame with the types that the dataset has; rows with texts that are no such values are set aside."""
     import polars as pl
 
-    from evertrain.sources.table import DTYPES, ColumnType, schema_of
+    from evertrain.sources import conventions
+    from evertrain.sources.table import DTYPES, ColumnType, Table, as_type, bad_rows, schema_of
 
-    changes = []
+    lines = pl.int_range(1, frame.height + 1, eager=True)
+    good, bad, changes = pl.repeat(True, frame.height, eager=True), [], []
     for name, kind in schema_of(frame).items():
-        wanted = expected.get(name, kind)
-        if wanted == kind or frame[name].null_count() == frame.height:
-            changes.append(pl.col(name).cast(DTYPES[ColumnType(wanted)]))
+        wanted, values = expected.get(name, kind), frame[name]
+        if wanted == kind or values.null_count() == frame.height:
+            changes.append(values.cast(DTYPES[ColumnType(wanted)]))
         elif (kind, wanted) == (ColumnType.INTEGER, ColumnType.NUMBER):
-            changes.append(pl.col(name).cast(pl.Float64))
+            changes.append(values.cast(pl.Float64))
         elif (kind, wanted) == (ColumnType.DATE, ColumnType.INSTANT):
-            changes.append(pl.col(name).cast(pl.Datetime("us")).dt.replace_time_zone("UTC"))
-    return frame.with_columns(changes)
+            changes.append(values.cast(pl.Datetime("us")).dt.replace_time_zone("UTC"))
+        elif kind == ColumnType.TEXT:
+            texts = values.cast(pl.String)
+            if spec.decimal == ",":
+                texts = conventions.with_points(texts)
+            texts = conventions.with_years_first(texts, spec.dates) if spec.dates else texts
+            found = as_type(texts, wanted)
+            wrong = found.is_null() & values.is_not_null()
+            if wrong.sum() == len(values) - values.null_count():
+                continue  # it is another column altogether, which `_columns` tells better
+            good &= ~wrong
+            bad.append(bad_rows(lines.filter(wrong), name, values.filter(wrong), f"not {wanted}"))
+            changes.append(found.alias(name))
+    frame = frame.with_columns(changes)
+    if good.all():
+        return Table(frame, lines, counted="row")
+    listed = pl.concat(bad).unique("line", keep="first", maintain_order=True).sort("line", maintain_order=True)
+    return Table(frame.filter(good), lines.filter(good), set_aside_count=listed.height, bad=listed, counted="row")
 
 
-def _columns(name: str, spec: Dataset, before: table.Dataset | None, frame: pl.DataFrame) -> dict[str, str]:
+Report = Callable[["pl.DataFrame"], str]
+
+
+def _usable(rows: Table, spec: Dataset, source: str, report: Report | None) -> Table:
+    """Return the rows without those that no dataset can hold, once they are few enough to be set aside.
+
+    Raises:
+        DataError: more rows cannot be used than `on_bad_rows` allows; its fields name the first 100.
+    """
+    import polars as pl
+
+    from evertrain.sources.csvtext import refuse_too_many
+    from evertrain.sources.table import SHOWN, SetAside, bad_rows
+
+    frame, lines = rows.frame, rows.lines
+    assert lines is not None
+    good, bad = pl.repeat(True, frame.height, eager=True), [] if rows.bad is None else [rows.bad]
+    for name in frame.columns:
+        for wrong, problem in _problems(frame[name], is_key=name in spec.key):
+            if (own := wrong & good).any():
+                bad.append(bad_rows(lines.filter(own), name, frame[name].filter(own), problem))
+                good &= ~own
+    if not bad:
+        return rows
+    listed = pl.concat(bad).sort("line", maintain_order=True)
+    told = {one.line: one for one in rows.set_aside}
+    aside = [
+        told.get(line)
+        or SetAside(line, f"{column} is '{printable(value[:40])}', {problem}" if problem[:4] == "not " else problem, "")
+        for line, column, value, problem in listed.head(SHOWN).iter_rows()
+    ]
+    total = frame.height + (0 if rows.bad is None else rows.bad.height)
+    try:
+        refuse_too_many(listed, aside, listed.height, total, spec.on_bad_rows, source, rows.counted)
+    except DataError as error:
+        raise _reported(str(error), listed, report, source, error.column) from None
+    return replace(
+        rows, frame=frame.filter(good), lines=lines.filter(good), set_aside=aside, set_aside_count=listed.height,
+        bad=listed,
+    )  # fmt: skip
+
+
+def _reported(message: str, listed: pl.DataFrame, report: Report | None, source: str, column: str | None) -> DataError:
+    """Return the error that names the first bad rows and, where reports are kept, the file that lists them all."""
+    from evertrain.sources.table import SHOWN
+
+    path = report(listed) if report else None
+    return DataError(
+        message + (f". All of them are listed in {path}" if path else ""),
+        source=source,
+        column=column,
+        bad_rows=[BadRow(*row) for row in listed.head(SHOWN).iter_rows()],
+        bad_count=listed.height,
+        report=path,
+    )
+
+
+def _problems(values: pl.Series, *, is_key: bool) -> Iterator[tuple[pl.Series, str]]:
+    """Yield what may be wrong with the values of a column: which ones it is, and why."""
+    import polars as pl
+
+    name = printable(values.name)
+    is_number = values.dtype.is_float()
+    if is_key:
+        empty = values.is_null()
+        yield (empty | values.is_nan().fill_null(False)) if is_number else empty, f"the key column '{name}' is empty"
+    if is_number:
+        infinite = values.is_infinite().fill_null(False)
+        yield infinite, f"column '{name}' holds infinity; allowed: numbers, or nothing"
+    if values.dtype == pl.String:
+        nul = values.str.contains("\0", literal=True).fill_null(False)
+        yield nul, f"column '{name}' holds a NUL character, which no text does"
+
+
+def _columns(
+    name: str, spec: Dataset, before: table.Dataset | None, rows: Table, source: str, report: Report | None
+) -> dict[str, str]:
     """Return the columns of a dataset with this batch in it.
 
     Raises:
         DataError: a column is missing, or would have to change its type by more than from integer to number.
     """
-    from evertrain.sources.table import ColumnType, schema_of
+    from evertrain.sources.table import ColumnType, bad_rows, schema_of
 
-    found = schema_of(frame)
+    frame, found = rows.frame, schema_of(rows.frame)
     known = before.columns if before else {}
     needed = {*known, *spec.key, *spec.columns, *([spec.time] if spec.time else [])}
     if missing := sorted(needed - found.keys()):
@@ -407,25 +661,36 @@ def _columns(name: str, spec: Dataset, before: table.Dataset | None, frame: pl.D
     for column, kind in found.items():
         had = known.get(column) or spec.columns.get(column) or kind
         if had != kind and (had, kind) != (ColumnType.INTEGER, ColumnType.NUMBER):
-            raise DataError(
-                f"column {column!r} of {name} holds {had}, the batch has {kind}; only an integer may become a number",
-                column=column,
-            )
+            there = frame[column].is_not_null()
+            lines = pl.int_range(1, frame.height + 1, eager=True) if rows.lines is None else rows.lines
+            listed = bad_rows(lines.filter(there), column, frame[column].filter(there), f"not {had}")
+            text = f"column {column!r} of {name} holds {had}, the batch has {kind}; only an integer may become a number"
+            raise _reported(text, listed, report, source, column)
     if not known and not frame.height:
         raise DataError(f"{name} holds no rows yet, and the batch has none; the first rows show what the columns are")
     # A column without a single value does not show its type: it is begun by the batch that has one.
     empty = [one for one in found if one not in needed and frame[one].null_count() == frame.height]
-    return {**known, **{one: kind for one, kind in found.items() if one in known or one not in empty}}
+    columns = {**known, **{one: kind for one, kind in found.items() if one in known or one not in empty}}
+    if len(columns) > _MOST_COLUMNS:
+        raise DataError(
+            f"{name} would have {len(columns):,} columns with this batch; at most {_MOST_COLUMNS:,} are kept"
+        )
+    return columns
 
 
-def _prepared(spec: Dataset, rows: Table, columns: Mapping[str, str], source: str) -> tuple[list[tuple[Any, ...]], int]:
+def _prepared(
+    spec: Dataset, rows: Table, columns: Mapping[str, str], source: str, report: Report | None
+) -> tuple[list[tuple[Any, ...]], int]:
     """Return key text and SQL values of each row, each key once, and how many rows were exact repetitions.
 
     Raises:
-        DataError: a key column has no value, or rows of one key differ.
+        DataError: rows of one key differ.
     """
     import polars as pl
 
+    from evertrain.sources.table import BAD
+
+    assert rows.lines is not None
     frame = rows.frame.select(
         [pl.lit(None).alias(name) if name not in rows.frame.columns else pl.col(name) for name in columns]
     )
@@ -433,17 +698,12 @@ def _prepared(spec: Dataset, rows: Table, columns: Mapping[str, str], source: st
     places = [list(columns).index(name) for name in spec.key]
     found: dict[str, tuple[Any, ...]] = {}
     first: dict[str, int] = {}
+    doubled: list[tuple[int, str]] = []
     times: dict[str, int] = {}
     repeated = 0
     for at, row in enumerate(values):
         if places:
-            parts = [row[place] for place in places]
-            if any(part is None for part in parts):
-                empty = spec.key[next(n for n, part in enumerate(parts) if part is None)]
-                raise DataError(
-                    f"{printable(source)}{_line(rows, at)}: the key column {empty!r} is empty", column=empty
-                )
-            key = _key_text(parts)
+            key = _key_text([row[place] for place in places])
         else:
             # By the values that are there: a column that is added later, or widened, leaves a row what it was.
             named = [(name, _whole(value)) for name, value in zip(columns, row, strict=True) if value is not None]
@@ -455,16 +715,24 @@ def _prepared(spec: Dataset, rows: Table, columns: Mapping[str, str], source: st
         elif found[key] == row:
             repeated += 1
         else:
-            raise DataError(
-                f"{printable(source)}{_line(rows, at)} has the key {printable(key)} of{_line(rows, first[key])} and other"
-                " values; one file may name a row once",
-                column=spec.key[0],
-            )
+            doubled.append((at, key))
+    if doubled:
+        # Which of them is newer nobody can say, so they are never set aside.
+        at, key = doubled[0]
+        said = [
+            (rows.lines[at], spec.key[0], key, f"other values than{_line(rows, first[key])}") for at, key in doubled
+        ]
+        text = (
+            f"{printable(source)}{_line(rows, at)} has the key {printable(key)} of{_line(rows, first[key])} and other"
+            " values; one file may name a row once"
+        )
+        raise _reported(text, pl.DataFrame(said, schema=BAD, orient="row"), report, source, spec.key[0])
     return [(key, *row) for key, row in found.items()], repeated
 
 
 def _line(rows: Table, at: int) -> str:
-    return f" line {rows.lines[at]}" if rows.lines is not None else f" row {at + 1}"
+    assert rows.lines is not None
+    return f" {rows.counted} {rows.lines[at]}"
 
 
 def _sql_values(values: pl.Series, kind: str) -> list[Any]:
@@ -479,12 +747,7 @@ def _sql_values(values: pl.Series, kind: str) -> list[Any]:
     if kind == ColumnType.BOOLEAN:
         return values.cast(pl.Int64).to_list()
     if kind == ColumnType.NUMBER:
-        numbers = values.cast(pl.Float64).fill_nan(None)
-        if numbers.is_infinite().any():
-            raise DataError(f"column {values.name!r} holds infinity; allowed: numbers, or nothing", column=values.name)
-        return numbers.to_list()
-    if kind == ColumnType.TEXT and values.cast(pl.String).str.contains("\0", literal=True).any():
-        raise DataError(f"column {values.name!r} holds a NUL character, which no text does", column=values.name)
+        return values.cast(pl.Float64).fill_nan(None).to_list()
     return values.cast(pl.String).to_list() if kind == ColumnType.TEXT else values.to_list()
 
 
@@ -509,6 +772,14 @@ def _key_text(parts: Sequence[Any]) -> str:
 def _whole(value: Any) -> Any:
     """Return 1 for 1.0: pandas makes numbers of whole numbers as soon as one is missing."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _digest_of(frame: pl.DataFrame) -> str:
+    """Return what tells two files apart, whatever the order of their rows and whatever columns the dataset has by now."""
+    from evertrain.sources.fingerprint import combine, row_digests, sums
+
+    named = [one for one in frame.columns if frame[one].null_count() < frame.height]
+    return combine(sums(row_digests(frame, named), [0])) if named and frame.height else ""
 
 
 def _digest(rows: Sequence[tuple[Any, ...]]) -> str:

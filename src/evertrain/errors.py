@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 
 class EvertrainError(Exception):
@@ -31,12 +32,42 @@ class UnknownName(ConfigError):
         super().__init__(what, value, listed + more)
 
 
-class DataError(EvertrainError):
-    """Rows that cannot be used: names the source, the column where one is at fault, and an example."""
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used: its line in the file (else its place), the column and value at fault, and why."""
 
-    def __init__(self, message: str, *, source: str | None = None, column: str | None = None) -> None:
+    line: int | None
+    column: str | None
+    value: str
+    problem: str
+
+
+class DataError(EvertrainError):
+    """Rows that cannot be used: names the source, the column where one is at fault, and an example.
+
+    Attributes:
+        bad_rows: the first 100 of them, where single rows are at fault.
+        bad_count: how many there are.
+        report: the path of a CSV file that lists them all.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        source: str | None = None,
+        column: str | None = None,
+        bad_rows: Sequence[BadRow] = (),
+        bad_count: int = 0,
+        report: str | None = None,
+    ) -> None:
         self.source, self.column = source, column
+        self.bad_rows, self.bad_count, self.report = tuple(bad_rows), bad_count, report
         super().__init__(message)
+
+
+class Undecided(DataError):
+    """Values of a file can be read in two ways, and nothing says which is meant; names the choice."""
 
 
 class NotFound(EvertrainError):

@@ -32,6 +32,7 @@ class Kind(StrEnum):
     SCHEDULE_REMOVED = "schedule.removed"  # a schedule was removed
     SCHEDULE_SKIPPED = "schedule.skipped"  # slots were missed while nothing ran; one catch-up stands for them
     BATCH_WRITTEN = "batch.written"  # rows of a dataset were added, updated or removed, or found unchanged
+    FITS_QUESTIONED = "fits.questioned"  # fits were trained on rows that were undone or erased; some gave way
     SOURCE_READ = "source.read"  # a source was read after a change; says what changed
     SOURCE_FAILED = "source.failed"  # a source could not be used; nothing was trained from it
     PARTITIONS_FOUND = "partitions.found"  # keys appeared for the first time, or came back
@@ -118,6 +119,8 @@ _SENTENCES: dict[Kind, str] = {
     Kind.SCHEDULE_SKIPPED: "schedule {schedule}: {skipped} runs were missed while nothing ran; one stands for them",
     Kind.BATCH_WRITTEN: "{dataset} batch {batch} by {actor} ({kind} from {source}): {added} added, {updated} updated,"
     " {removed} removed, {unchanged} unchanged; version {version}",
+    Kind.FITS_QUESTIONED: "{count} fits were trained on rows of {dataset} that were {kind} ({versions});"
+    " {rolled_back} of them gave way to earlier ones",
     Kind.SOURCE_READ: "source {source} read: {rows} usable rows, {set_aside} set aside",
     Kind.SOURCE_FAILED: "source {source} cannot be used: {problem}",
     Kind.PARTITIONS_FOUND: "partitions that appeared: {count}",
@@ -135,7 +138,7 @@ _SENTENCES: dict[Kind, str] = {
     Kind.ITEMS_RELEASED: "items {items} given back unharmed",
     Kind.ITEMS_REAPED: "items {items} taken back from {owner}, which is gone",
     Kind.FORECAST_FALLBACK: "the naive forecast stands in for {count} series, such as {example}: {why}",
-    Kind.FORECAST_TEMPORARY: "a forecast of {rows} rows where {where} was made for {actor} in {seconds} s",
+    Kind.FORECAST_TEMPORARY: "a forecast of {rows} rows, filtered by {columns}, was made for {actor} in {seconds} s",
     Kind.ITEM_PROGRESS: "item {item}: {text}",
     Kind.CHAMPION_ROLLED_BACK: "rolled back to {to} by {actor}: {why}",
     Kind.CHAMPION_ADOPTED: "{version} adopted",

@@ -12,14 +12,14 @@ from datetime import timedelta
 from pathlib import Path
 
 from evertrain import datasets, notify, registry
-from evertrain.control import tick
+from evertrain.control import data, tick
 from evertrain.control.opened import Opened
 from evertrain.errors import EvertrainError, StaleAttempt
 from evertrain.events import Kind
 from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
 from evertrain.specs import CsvFile, Dataset, ParquetFile
-from evertrain.store import demand, items, leases, models
+from evertrain.store import demand, items, leases, models, upkeep
 
 logger = logging.getLogger("evertrain")
 
@@ -82,6 +82,7 @@ class Loop:
                 items.reap(tx)
         tick.look(self.opened, self.hands, self.memory, hints)
         self._notify()
+        self._scrub()
         if time.monotonic() - self._tidied > _TIDY_S:
             self._tidied = time.monotonic()
             self._tidy()
@@ -166,6 +167,12 @@ class Loop:
 
             if self.hands.ask(notify.task(channel, found), "reader", answer, lane="read", deadline_s=60):
                 self.memory.under_way.add(name)
+
+    def _scrub(self) -> None:
+        with self.opened.store.read() as tx:
+            wanted = upkeep.scrub_asked(tx)
+        if wanted:
+            data.scrub_once(self.opened, wanted)
 
     def _tidy(self) -> None:
         keep = self.opened.project().keep

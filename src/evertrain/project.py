@@ -91,8 +91,23 @@ class DatasetRef(SourceRef):
         return data.delete(self._project.opened, self.name, _listed(keys) or [], actor=_user())
 
     def undo(self, batch: int) -> Batch:
-        """Reverse a batch; rows that a later batch touched are left alone and named in `left`."""
+        """Reverse a batch; rows that a later batch touched are left alone and named in `left`.
+
+        The answer names in `fits` what was trained on the batch. Champions among them gave way to the newest earlier
+        fit that was not, and are in `rolled_back`; clean models are trained as after any other batch.
+        """
         return data.undo(self._project.opened, self.name, batch, actor=_user())
+
+    def erase(self, row: Mapping[str, Any]) -> Batch:
+        """Remove every trace of a row, named by its key columns: all it ever was, its history, its bytes in the store.
+
+        Its partition is due at once; the answer names in `fits` what was trained on it. Nothing can bring it back but
+        a file that holds it. Copies outside the store are yours: backups, exports, files, reports of refused rows.
+
+        Raises:
+            NotFound: there never was such a row, as far as the history reaches.
+        """
+        return data.erase(self._project.opened, self.name, row, actor=_user())
 
     def at(self, version: int | None = None) -> pl.DataFrame:
         """Return the rows of a version, by default the newest, as a Polars frame."""
@@ -192,7 +207,8 @@ class Project:
             key: columns that identify a row; without them a row is its content.
             time: column that says when a row happened; splits then go by time.
             columns: types (integer, number, boolean, date, instant, text) where the first batch may not show them.
-            options: `delimiter`, `encoding` and `on_bad_rows` of CSV files, `keep_history`; see `Dataset`.
+            options: `delimiter`, `encoding`, `decimal` and `dates` of CSV files, `on_bad_rows`, `keep_history`; see
+                `Dataset`.
 
         >>> shop = Project("shop")
         >>> harvests = shop.dataset("harvests", key="record_id", time="date")

@@ -405,6 +405,7 @@ def returns(
     keys: Sequence[KeyText] | None = None,
     version: str | None = None,
     run_id: int | None = None,
+    without: Sequence[int] = (),
 ) -> list[Return]:
     """Return which fit each partition would go back to.
 
@@ -412,19 +413,21 @@ def returns(
         keys: only these partitions; None is every one.
         version: back to the fits of this version; None is each partition's previous fit.
         run_id: only partitions whose champion came from this run.
+        without: fits that nobody goes back to.
     """
     where, params = "", {"model": model_id}
     extra: dict[str, Any] = {}
     if keys is not None:
-        where, extra = " AND p.key IN :keys", {"keys": list(keys)}
+        where, extra = " AND p.key IN (SELECT value FROM json_each(:keys))", {"keys": dump(list(keys))}
     if run_id is not None:
         where += " AND p.champion_id IN (SELECT f.id FROM fits f JOIN versions v ON v.id = f.version_id WHERE v.run_id = :run)"
         extra["run"] = run_id
     if version is None:
         target = (
             "(SELECT max(a.fit_id) FROM activations a JOIN fits e ON e.id = a.fit_id WHERE a.partition_id = p.id"
-            f" AND a.fit_id < p.champion_id AND {_SOUND})"
+            f" AND a.fit_id < p.champion_id AND {_SOUND} AND a.fit_id NOT IN (SELECT value FROM json_each(:without)))"
         )
+        extra["without"] = json.dumps(list(without))
     else:
         target = (
             "(SELECT max(a.fit_id) FROM activations a JOIN fits e ON e.id = a.fit_id JOIN versions v"
@@ -443,6 +446,24 @@ def returns(
     for start in range(0, len(found), 500):
         known |= fits(tx, [row.back for row in found[start : start + 500]])
     return [Return(row.id, KeyText(row.key), row.champion_id, known[row.back]) for row in found]
+
+
+def trained_on(tx: Tx, model_id: int, spans: Sequence[tuple[KeyText, int, int | None]]) -> Sequence[Record]:
+    """Return the fits that read their partition of a dataset between two of its versions, oldest first.
+
+    Args:
+        spans: partition, first version and the one behind the last; None is every later one.
+    """
+    read = "CAST(substr(f.input, 9) AS INTEGER)"  # behind "version:"
+    return tx.rows(
+        "SELECT DISTINCT f.id, f.partition_id, p.key, p.pinned, p.champion_id IS f.id AS serving,"
+        " v.major || '.' || v.minor || '.' || v.patch AS version FROM json_each(:spans) s CROSS JOIN partitions p"
+        " JOIN fits f ON f.partition_id = p.id JOIN versions v ON v.id = f.version_id WHERE p.model_id = :model"
+        f" AND p.key = s.value ->> 0 AND f.input LIKE 'version:%' AND {read} >= s.value ->> 1"
+        f" AND {read} < coalesce(s.value ->> 2, {read} + 1) ORDER BY f.id",
+        model=model_id,
+        spans=dump([list(one) for one in spans]),
+    )
 
 
 def roll_back(tx: Tx, model: str, ways: Sequence[Return], *, actor: str, why: str, pin: bool) -> None:

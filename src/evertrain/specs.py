@@ -405,6 +405,8 @@ class CsvFile:
         delimiter: one character; by default the one of , ; tab | that divides the header most often.
         encoding: of the text; a byte order mark wins.
         null: texts that mean "missing", beside an empty cell.
+        decimal: "," or "."; by default a comma where values leave no doubt, such as 3,5 in a file divided by ";".
+        dates: "dmy" or "mdy" for days such as 31/12/2024; by default what a value above 12 shows.
         on_bad_rows: "set_aside" (up to 1 % or 10 rows), "refuse", or BadRows(share, rows).
         max_shrink: share of its rows that the file may lose between two reads before the read is held back.
     """
@@ -415,6 +417,8 @@ class CsvFile:
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     encoding: str = "utf-8"
     null: Columns = ("NA", "N/A", "NaN", "nan", "null", "NULL")
+    decimal: Literal[".", ","] | None = None
+    dates: Literal["dmy", "mdy"] | None = None
     on_bad_rows: OnBadRows = SET_ASIDE
     max_shrink: Share = 0.5
     kind: Literal["csv"] = "csv"
@@ -490,7 +494,8 @@ class Dataset:
         time: column that says when a row happened; splits then go by time.
         columns: types by name (integer, number, boolean, date, instant, text) of columns whose type the first batch
             may not show; others get the type that the first batch has.
-        delimiter, encoding, on_bad_rows: of CSV files, as in `CsvFile`.
+        delimiter, encoding, decimal, dates: of CSV files, as in `CsvFile`.
+        on_bad_rows: "refuse" the batch, "set_aside" (up to 1 % or 10 rows), or BadRows(share, rows).
         keep_history: how long rows of earlier versions are kept.
     """
 
@@ -499,6 +504,8 @@ class Dataset:
     columns: Mapping[str, ColumnKind] = field(default_factory=dict)
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     encoding: str = "utf-8"
+    decimal: Literal[".", ","] | None = None
+    dates: Literal["dmy", "mdy"] | None = None
     on_bad_rows: OnBadRows = REFUSE
     max_shrink: Share = 1.0
     keep_history: Duration = timedelta(days=90)

@@ -48,8 +48,13 @@ def look(tx: Tx, name: str, source: Source, root: Path) -> Record:
 def has_batches(store: Store, name: str) -> bool:
     """Return whether a dataset has batches that its models have not been told of; takes no write lock."""
     with store.read() as tx:
-        dataset, row = datasets.by_name(tx, name), sources.state(tx, name)
-        return dataset is not None and (row is None or row.read_stat != str(dataset.version))
+        return is_behind(tx, name)
+
+
+def is_behind(tx: Tx, name: str) -> bool:
+    """Return whether a dataset has batches that its models have not been told of."""
+    dataset, row = datasets.by_name(tx, name), sources.state(tx, name)
+    return dataset is not None and (row is None or row.read_stat != str(dataset.version))
 
 
 def needs_read(row: Record, users: Sequence[models.Model]) -> bool:
@@ -424,7 +429,7 @@ def _apply_versions(tx: Tx, project: ProjectSpec, user: models.Model, dataset: d
     # Looked at once more without a new version: the declaration changed, and with it what is owed.
     everything = not continues or before["shape"] != shape or after == dataset.version
     if before.get("shape") != shape:
-        datasets.index(tx, dataset, spec.dimensions)
+        datasets.index(tx, dataset, index_of(project, spec))
     try:
         facts = _series_facts(tx, project, user, dataset, after if continues else 0)
     except DataError as error:
@@ -517,6 +522,24 @@ def _keys(spec: ModelSpec, dataset: datasets.Dataset, groups: Sequence[tuple[Any
     kinds = [dataset.columns[name] for name in spec.dimensions]
     named = [zip(spec.dimensions, kinds, group, strict=True) for group in groups]
     return [encode({name: from_sql(kind, value) for name, kind, value in one}, spec.dimensions) for one in named]
+
+
+def spans_of(
+    spec: ModelSpec, dataset: datasets.Dataset, found: Sequence[tuple[Any, ...]]
+) -> list[tuple[KeyText, int, int | None]]:
+    """Return partitions, and the rollups above them, each with the first version and the one behind the last.
+
+    Args:
+        found: values of the dimensions, then the two versions, as `datasets.spans` returns them.
+    """
+    keys = _keys(spec, dataset, [row[: len(spec.dimensions)] for row in found])
+    return [(one, row[-2], row[-1]) for key, row in zip(keys, found, strict=True) for one in closure_of(spec, [key])]
+
+
+def index_of(project: ProjectSpec, spec: ModelSpec) -> list[str]:
+    """Return the columns by which a model finds the rows of a partition, and the newest of them first."""
+    moment = project.sources[spec.source].time
+    return [*spec.dimensions, *([moment] if moment and spec.dimensions else [])]
 
 
 def closure_of(spec: ModelSpec, keys: Sequence[KeyText]) -> list[KeyText]:

@@ -6,7 +6,7 @@ from evertrain.cli.here import app
 # As a newcomer needs them: begin, keep fresh, look, act, look after.
 _ORDER = [
     "init", "start", "stop", "status", "history", "why", "trigger", "plan", "runs", "versions", "rollback", "predict",
-    "forecast", "adopt", "ingest", "batches", "undo", "export",
+    "forecast", "adopt", "ingest", "batches", "undo", "erase", "export",
     "pause", "resume", "reload", "config", "schedule", "doctor", "gc", "backup", "restore",
 ]  # fmt: skip
 app.registered_commands.sort(key=lambda one: _ORDER.index(str(one.name or getattr(one.callback, "__name__", ""))))

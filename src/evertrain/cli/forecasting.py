@@ -39,7 +39,7 @@ def forecast(
     with here.opened() as opened:
         spec = here.model(opened, model)
         wanted = (here.partitions(spec, [partition]) or [{}])[0] if partition else {}
-        named: dict[str, Any] = {**here.assigned(where or [], "column=value", option="--where")}
+        named: dict[str, Any] = {**here.assigned(where or [], "column=value", called="--where")}
         found = _found(opened, model, wanted, named, h, level)
         if plot is not None:
             _draw(opened, found, spec.spec.target, named or wanted, plot)

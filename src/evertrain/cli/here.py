@@ -142,8 +142,8 @@ def model(opened: Opened, name: str) -> Model:
         return models.by_name(tx, name)
 
 
-def assigned(given: list[str], form: str, option: str = "--set") -> dict[str, str]:
-    """Return what `--set name=value` options say, or another such option.
+def assigned(given: list[str], form: str, called: str = "--set") -> dict[str, str]:
+    """Return what `--set name=value` options, or arguments of that form, say.
 
     Raises:
         ConfigError: one is not of that form, or a name is set twice.
@@ -154,9 +154,9 @@ def assigned(given: list[str], form: str, option: str = "--set") -> dict[str, st
     for one in given:
         name, equals, value = one.partition("=")
         if not equals or not name:
-            raise ConfigError(option, one, form)
+            raise ConfigError(called, one, form)
         if name in found:
-            raise ConfigError(option, one, f"each name once; {name}={found[name]} is set already")
+            raise ConfigError(called, one, f"each name once; {name}={found[name]} is set already")
         found[name] = value
     return found
 

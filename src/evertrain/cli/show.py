@@ -163,6 +163,8 @@ def complain(error: Exception) -> int:
         return int(error.exit_code)
     if isinstance(error, EvertrainError):
         out.print(printable(f"{type(error).__name__}: {error}"), style="red")
+        if report := getattr(error, "report", None):
+            out.print(f"Next: less {quoted(report)}", style="bold")
         return exit_code(error)
     if isinstance(error, OSError) and error.filename is not None:
         out.print(printable(f"{error.strerror}: {error.filename}"), style="red")

@@ -62,7 +62,7 @@ def rollback(
     if not ways:
         wanted = f"no fit of version {version} that served" if version else "no earlier fit"
         raise Conflict(f"{model} has {wanted} to go back to; {', '.join(before) or 'nothing'} serves")
-    _try(opened, found, [way.to for way in ways])
+    try_out(opened, found, [way.to for way in ways])
     with opened.store.write(actor) as tx:
         registry.roll_back(tx, model, ways, actor=actor, why=why, pin=pin)
         after = models.serving_versions(tx, found.id, 3)
@@ -78,7 +78,12 @@ def pin(
         return registry.pin(tx, found.id, model, keys_of(found.spec, partitions), pinned=pinned)
 
 
-def _try(opened: Opened, model: models.Model, fits: Sequence[registry.Fit]) -> None:
+def try_out(opened: Opened, model: models.Model, fits: Sequence[registry.Fit]) -> None:
+    """Check the bytes of fits and load the first of them in a worker.
+
+    Raises:
+        ArtifactError: one is damaged or no longer loads; names its digest.
+    """
     for fit in fits:
         opened.artifacts.read(fit.place)
     folder = opened.artifacts

@@ -7,12 +7,15 @@ import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evertrain.config import PROJECT_FILES, project_file
-from evertrain.errors import ConfigError, Conflict, DataError
+from evertrain.errors import ConfigError, Conflict, DataError, Undecided
 from evertrain.partitions import printable
 from evertrain.specs import CsvFile, ParquetFile, spoken
+
+if TYPE_CHECKING:
+    from evertrain.sources.table import Table
 
 _TARGETS = ("target", "label", "class", "y", "outcome", "species", "price", "sales", "churn", "demand", "sold", "amount",
             "quantity", "value", "score", "rating", "survived", "medhouseval")  # fmt: skip
@@ -55,12 +58,10 @@ def guess(file: Path, root: Path, *, target: str | None = None) -> Guessed:
         ConfigError: `target` is no column of the file, or there is no column that could be one.
         DataError: the file cannot be read, or has no line of column names.
     """
-    from evertrain.sources.read import read
-
     relative = _relative(file, root)
     parquet = file.suffix in (".parquet", ".pq")
     source = ParquetFile(relative) if parquet else CsvFile(relative)
-    table = read(source, root)
+    table, undecided = _read(source, root)
     frame = table.frame
     if not frame.height:
         raise DataError(
@@ -70,7 +71,7 @@ def guess(file: Path, root: Path, *, target: str | None = None) -> Guessed:
         raise DataError(
             f"{relative} has one column; a model needs a target and something to tell it from", source=relative
         )
-    warnings = [] if parquet else _header_warnings(frame.columns, relative)
+    warnings = undecided if parquet else [*undecided, *_header_warnings(frame.columns, relative)]
     if target is not None and target not in frame.columns:
         raise ConfigError("--target", target, ", ".join(frame.columns))
     time, key = _time(frame), _key(frame)
@@ -152,6 +153,22 @@ def _target(frame: Any, taken: set[str]) -> Guess:
         else "the last column that could be a target"
     )
     return Guess("target", fit[0], f"{last}; --target names another")
+
+
+def _read(source: CsvFile | ParquetFile, root: Path) -> tuple[Table, list[str]]:
+    """Return a file's rows, and what must be declared before they can be read: such columns are texts meanwhile."""
+    from evertrain.sources.read import read
+
+    texts: dict[str, str] = {}
+    warnings: list[str] = []
+    while True:
+        try:
+            return read(source, root, texts), warnings
+        except Undecided as error:
+            if error.column is None or error.column in texts:
+                raise
+            texts[error.column] = "text"
+            warnings.append(str(error))
 
 
 def _unfit(column: Any) -> str | None:

@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from evertrain.errors import ConfigError, DataError
+from evertrain.errors import BadRow, ConfigError, DataError, Undecided
 from evertrain.partitions import printable
-from evertrain.sources.table import SHOWN, ColumnType, Schema, SetAside, Table, as_type
-from evertrain.specs import CsvFile
+from evertrain.sources import conventions
+from evertrain.sources.table import BAD, SHOWN, ColumnType, Schema, SetAside, Table, as_type, bad_rows
+from evertrain.specs import BadRows, CsvFile
 
 Positions = npt.NDArray[np.intp]
 
@@ -198,7 +199,11 @@ def _header(plain: bytes, delimiter: bytes, source: CsvFile) -> tuple[list[str],
 
 def _check_cells(cells: Sequence[bytes], line: int, source: CsvFile) -> None:
     if (longest := max(map(len, cells))) > _MAX_CELL:
-        raise _fault(source, f"line {line} has a cell of {longest:,} bytes; at most {_MAX_CELL:,} are read")
+        raise _fault(
+            source,
+            f"line {line} has a cell of {longest:,} bytes; at most {_MAX_CELL:,} are read, so nothing of this file is."
+            " A quote that opens there by mistake makes one cell of many lines",
+        )
 
 
 def _chunks(plain: bytes, start: int) -> Iterator[bytes]:
@@ -220,7 +225,7 @@ class _Rows:
     cells: list[pl.DataFrame] = field(default_factory=list)
     lines: list[Positions] = field(default_factory=list)
     ragged: list[SetAside] = field(default_factory=list)
-    ragged_count: int = 0
+    all_ragged: list[tuple[int, None, str, str]] = field(default_factory=list)
     unfinished: bool = False
 
     def add(self, chunk: bytes, line: int, source: CsvFile) -> int:
@@ -237,10 +242,12 @@ class _Rows:
         blank = starts == ends
         good = (width == len(self.names)) & ~blank
         ragged = np.flatnonzero(~good & ~blank)
-        for i in ragged[: SHOWN - len(self.ragged)]:
-            text = _restored(chunk[starts[i] : ends[i]], self.delimiter)
-            self.ragged.append(SetAside(int(lines[i]), f"{width[i]} of {len(self.names)} columns", _short(text)))
-        self.ragged_count += len(ragged)
+        for i in ragged:
+            text = _short(_restored(chunk[starts[i] : min(ends[i], starts[i] + 400)], self.delimiter))
+            problem = f"{width[i]} of {len(self.names)} columns"
+            self.all_ragged.append((int(lines[i]), None, text, problem))
+            if len(self.ragged) < SHOWN:
+                self.ragged.append(SetAside(int(lines[i]), problem, text))
         self.unfinished = not chunk.endswith(b"\n") and len(ends) - 1 in ragged
         self.cells.append(self._split(chunk if good.all() else codes[np.repeat(good, ends - starts + 1)].tobytes()))
         self.lines.append(lines[good])
@@ -264,12 +271,14 @@ class _Rows:
 def _table(rows: _Rows, source: CsvFile, expected: Schema, complete: bool) -> Table:
     cells, lines = pl.concat(rows.cells), pl.Series("line", np.concatenate(rows.lines))
     fault = np.full(len(lines), -1, np.int32)  # the first column whose cell is not of its type
+    every = [_present(cells[:, at], source.null).alias(name) for at, name in enumerate(rows.names)]
+    agreed = _agreed(every, rows, source, expected, lines)
     kinds: list[ColumnType] = []
     columns: list[pl.Series] = []
     notes: list[str] = []
     for at, name in enumerate(rows.names):
-        present = _present(cells[:, at], source.null)
-        kind, values = _typed(present, cells[:, at], expected.get(name))
+        present = every[at]
+        kind, values = _typed(_plain(present, agreed, name), cells[:, at], expected.get(name))
         fault[(values.is_null() & present.is_not_null()).to_numpy() & (fault < 0)] = at
         kinds.append(kind)
         columns.append(values.alias(name))
@@ -277,13 +286,45 @@ def _table(rows: _Rows, source: CsvFile, expected: Schema, complete: bool) -> Ta
     bad = np.flatnonzero(fault >= 0)
     wrong = [_set_aside(cells.row(i), int(fault[i]), lines[i], rows, kinds) for i in bad[:SHOWN].tolist()]
     aside = sorted(rows.ragged + wrong, key=lambda one: one.line or 0)[:SHOWN]
-    count = rows.ragged_count + len(bad)
+    count = len(rows.all_ragged) + len(bad)
     waiting = int(rows.unfinished and not complete)
-    _refuse_too_many(aside, count - waiting, len(cells) + rows.ragged_count, source)
+    report = _report(rows, cells, lines, fault, kinds) if count else None
+    refuse_too_many(report, aside, count - waiting, len(cells) + len(rows.all_ragged), source.on_bad_rows, source.path)
     frame, good = pl.DataFrame(columns), pl.Series(fault < 0)
     if len(bad):
         frame, lines = frame.filter(good), lines.filter(good)
-    return Table(frame, lines, aside, count, notes, rows.unfinished)
+    return Table(frame, lines, aside, count, notes, rows.unfinished, report)
+
+
+def _agreed(
+    every: Sequence[pl.Series], rows: _Rows, source: CsvFile, expected: Schema, lines: pl.Series
+) -> conventions.Conventions:
+    """Return how numbers and days are written in this file, from what it declares and from what its cells show."""
+    open_ = [one for one in every if expected.get(one.name) != ColumnType.TEXT]
+    try:
+        return conventions.decide(
+            open_, decimal=source.decimal, dates=source.dates, divides=rows.delimiter.decode(), lines=lines
+        )
+    except Undecided as error:
+        raise Undecided(f"{printable(source.path)}: {error}", source=source.path, column=error.column) from None
+
+
+def _plain(present: pl.Series, agreed: conventions.Conventions, name: str) -> pl.Series:
+    """Return cells with numbers and days written as everywhere else."""
+    if agreed.decimal == ",":
+        present = conventions.with_points(present)
+    return conventions.with_years_first(present, agreed.dates[name]) if name in agreed.dates else present
+
+
+def _report(
+    rows: _Rows, cells: pl.DataFrame, lines: pl.Series, fault: npt.NDArray[np.int32], kinds: Sequence[ColumnType]
+) -> pl.DataFrame:
+    """Return all rows that cannot be used, in the order of their lines."""
+    parts = [pl.DataFrame(rows.all_ragged, schema=BAD, orient="row")]
+    for at in sorted({int(one) for one in fault[fault >= 0]}):
+        own = pl.Series(np.flatnonzero(fault == at))
+        parts.append(bad_rows(lines[own], rows.names[at], cells[:, at][own], f"not {_CALLED[kinds[at]]}"))
+    return pl.concat(parts).sort("line", maintain_order=True)
 
 
 def _present(cells: pl.Series, null: Sequence[str]) -> pl.Series:
@@ -363,9 +404,30 @@ def _set_aside(row: Sequence[str | None], at: int, line: int, rows: _Rows, kinds
     return SetAside(line, reason, _short(rows.delimiter.decode().join(cell or "" for cell in row)))
 
 
-def _refuse_too_many(aside: Sequence[SetAside], count: int, total: int, source: CsvFile) -> None:
-    limit = source.on_bad_rows
+def refuse_too_many(
+    report: pl.DataFrame | None,
+    aside: Sequence[SetAside],
+    count: int,
+    total: int,
+    limit: BadRows,
+    name: str,
+    counted: str = "line",
+) -> None:
+    """Refuse a table of which more rows cannot be used than may be set aside.
+
+    Raises:
+        DataError: there are more; its fields hold the first 100.
+    """
     allowed = max(limit.rows, math.floor(limit.share * total + 1e-9))  # 0.29 * 100 is a little less than 29
     if count > allowed:
-        shown = "; ".join(f"line {one.line}: {one.reason}, in '{one.text}'" for one in aside[:3])
-        raise _fault(source, f"{count:,} of {total:,} rows cannot be used, {allowed:,} may be set aside: {shown}")
+        shown = "; ".join(
+            f"{counted} {one.line}: {one.reason}" + (f", in '{one.text}'" if one.text else "") for one in aside[:3]
+        )
+        first = [] if report is None else [BadRow(*row) for row in report.head(SHOWN).iter_rows()]
+        raise DataError(
+            f"{printable(name)}: {count:,} of {total:,} rows cannot be used, {allowed:,} may be set aside: {shown}",
+            source=name,
+            column=first[0].column if first else None,
+            bad_rows=first,
+            bad_count=count,
+        )

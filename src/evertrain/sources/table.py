@@ -57,6 +57,8 @@ class Table:
         lines: the line on which each row of `frame` begins, from 1; None where the source has no lines.
         set_aside: the first 100 unusable rows, in order.
         set_aside_count: how many there are.
+        counted: what `lines` counts: "line" of a text, "row" of a frame.
+        bad: all of them, with line, column, value and problem; None where there are none.
         notes: what else a person should know, each one sentence.
         unfinished_line: the last line has no line end and too few or too many cells: perhaps it is being written.
     """
@@ -67,6 +69,19 @@ class Table:
     set_aside_count: int = 0
     notes: list[str] = field(default_factory=list)
     unfinished_line: bool = False
+    bad: pl.DataFrame | None = None
+    counted: str = "line"
+
+
+BAD = {"line": pl.Int64(), "column": pl.String(), "value": pl.String(), "problem": pl.String()}
+
+
+def bad_rows(lines: pl.Series, column: str, values: pl.Series, problem: str) -> pl.DataFrame:
+    """Return rows of which one column is at fault, as `Table.bad` lists them."""
+    frame = pl.DataFrame({"line": lines, "value": values.cast(pl.String)})
+    return frame.select(
+        pl.col("line").cast(pl.Int64), pl.lit(column).alias("column"), pl.col("value"), pl.lit(problem).alias("problem")
+    )
 
 
 def schema_of(frame: pl.DataFrame) -> Schema:

@@ -118,13 +118,12 @@ class Store:
         self.clock: Clock = clock or SystemClock()
         self.actor = "evertrain"
         self.listeners: list[Callable[[list[dict[str, Any]]], None]] = []
-        self._pid, self._busy_s = os.getpid(), busy_s
+        self._pid, self._busy_s, self._keeper = os.getpid(), busy_s, keeper
         _refuse_network(self.path.parent)
         self._engine = create_engine(
             f"sqlite:///{self.path}", poolclass=QueuePool, connect_args={"timeout": busy_s, "check_same_thread": False}
         )
-        checkpoints = keeper or sqlite3.sqlite_version_info >= FIXED_SQLITE
-        _configure(self._engine, 1000 if checkpoints else 0)
+        _configure(self._engine, 1000 if self.may_checkpoint else 0)
         self._create_private()
 
     def _create_private(self) -> None:
@@ -167,10 +166,31 @@ class Store:
         except sqlite3.Error as error:  # while a connection was being opened: SQLAlchemy does not wrap those
             raise _translate(str(error), self.path) from error
 
-    def checkpoint(self) -> None:
-        """Move the WAL into the database and empty it, when nobody else is reading or writing."""
-        with self._engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    @property
+    def may_checkpoint(self) -> bool:
+        """Whether this process may move the WAL into the database while others commit."""
+        return self._keeper or sqlite3.sqlite_version_info >= FIXED_SQLITE
+
+    def checkpoint(self) -> bool:
+        """Move the WAL into the database and empty it; return whether that was done: a reader may need it still."""
+        with self._engine.connect().execution_options(begin="") as connection:
+            busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+        return not busy
+
+    def vacuum(self) -> None:
+        """Write the whole database anew: only then no page holds bytes of rows that are gone.
+
+        `PRAGMA secure_delete` is not enough: when a page is divided, what moved to another leaves its bytes behind,
+        outside of every row, and nothing overwrites them later.
+
+        Raises:
+            StoreBusy: another process held the write lock for longer than `busy_s`.
+        """
+        try:
+            with self._engine.connect().execution_options(begin="") as connection:
+                connection.exec_driver_sql("VACUUM")
+        except DBAPIError as error:
+            raise _translate(str(error.orig), self.path) from error
 
     def backup(self, target: Path) -> None:
         """Write a complete copy to `target`, under writers (sqlite.org/lang_vacuum.html, VACUUM INTO)."""

@@ -202,7 +202,7 @@ def merge(tx: Tx, dataset: Dataset, version: int, rows: Sequence[Sequence[Any]])
             f"INSERT INTO {_INCOMING} VALUES (:key, {names})",
             [{"key": row[0], **{f"c{place}": row[place] for place in places}} for row in rows],
         )
-        same = " AND ".join(f"d.c{place} IS b.c{place}" for place in places)
+        same = _all([f"d.c{place} IS b.c{place}" for place in places])
         closed = tx.run(
             # CROSS JOIN keeps the batch outside: what it costs must not know how many other rows there are.
             f"UPDATE {dataset.table} SET until = :version WHERE row IN (SELECT d.row FROM {_INCOMING} b"
@@ -220,6 +220,12 @@ def merge(tx: Tx, dataset: Dataset, version: int, rows: Sequence[Sequence[Any]])
     return Counts(opened - closed, closed, 0, len(rows) - opened, 1)
 
 
+def _all(conditions: Sequence[str]) -> str:
+    """Return one condition of many: in groups, since each AND is a level of the tree, and SQLite takes a thousand."""
+    groups = [" AND ".join(conditions[at : at + 50]) for at in range(0, len(conditions), 50)]
+    return " AND ".join(f"({one})" for one in groups)
+
+
 def remove(tx: Tx, dataset: Dataset, version: int, keys: Sequence[str]) -> Counts:
     """End the rows of these keys."""
     removed = tx.run(
@@ -228,7 +234,7 @@ def remove(tx: Tx, dataset: Dataset, version: int, keys: Sequence[str]) -> Count
         version=version,
         keys=dump(list(keys)),
     )
-    return Counts(removed=removed, unchanged=len(keys) - removed)
+    return Counts(removed=removed, unchanged=len(keys) - removed, chunks=1)
 
 
 def publish(tx: Tx, dataset: Dataset, version: int, counts: Counts, **how: Any) -> int:
@@ -261,13 +267,14 @@ def record(
     set_aside: int = 0,
     undoes: int | None = None,
     token: str | None = None,
+    report: str | None = None,
 ) -> int:
     """Record a batch and return its number; one that changed nothing is recorded at the version it found."""
     return int(
         tx.value(
             "INSERT INTO batches(dataset_id, version, kind, source, actor, at, added, updated, removed, unchanged,"
-            " set_aside, digest, undoes, token) VALUES (:dataset, :version, :kind, :source, :actor, :at, :added,"
-            " :updated, :removed, :unchanged, :aside, :digest, :undoes, :token) RETURNING id",
+            " set_aside, digest, undoes, token, report) VALUES (:dataset, :version, :kind, :source, :actor, :at, :added,"
+            " :updated, :removed, :unchanged, :aside, :digest, :undoes, :token, :report) RETURNING id",
             dataset=dataset.id,
             version=version,
             kind=kind,
@@ -282,6 +289,7 @@ def record(
             digest=digest,
             undoes=undoes,
             token=token,
+            report=report,
         )
     )
 
@@ -402,42 +410,107 @@ def by_token(tx: Tx, dataset: Dataset, token: str) -> Record | None:
     )
 
 
-def undo(tx: Tx, dataset: Dataset, version: int, undone: int) -> tuple[Counts, list[str]]:
-    """Reverse what version `undone` did to rows that no later version touched; return the keys of the others too."""
-    touched = tx.rows(
-        f"SELECT DISTINCT key FROM {dataset.table} WHERE since = :undone OR until = :undone", undone=undone
+def touched_keys(tx: Tx, dataset: Dataset, version: int) -> list[str]:
+    """Return the keys of the rows that began or ended with a version, in their order."""
+    found = tx.rows(
+        f"SELECT key FROM {dataset.table} WHERE since = :version UNION"
+        f" SELECT key FROM {dataset.table} WHERE until = :version ORDER BY 1",
+        version=version,
     )
+    return [row[0] for row in found]
+
+
+def undo(tx: Tx, dataset: Dataset, version: int, undone: int, keys: Sequence[str]) -> tuple[Counts, list[str]]:
+    """Reverse what version `undone` did to rows of these keys that no later version touched; return the other keys."""
+    # By key and never by version: what a chunk costs must not know how large the batch is.
+    of_key = f"json_each(:keys) j CROSS JOIN {dataset.table} d WHERE d.key = j.value"
     later = {
         row[0]
         for row in tx.rows(
-            f"SELECT DISTINCT l.key FROM {dataset.table} l WHERE (l.since > :undone OR l.until > :undone) AND l.key IN"
-            f" (SELECT key FROM {dataset.table} WHERE since = :undone OR until = :undone)",
+            f"SELECT DISTINCT d.key FROM {of_key} AND (d.since > :undone OR d.until > :undone)",
             undone=undone,
+            keys=dump(list(keys)),
         )
     }
-    free = dump([row[0] for row in touched if row[0] not in later])
+    free = dump([key for key in keys if key not in later])
     closed = tx.run(
-        f"UPDATE {dataset.table} SET until = :version WHERE since = :undone AND until IS NULL"
-        " AND key IN (SELECT value FROM json_each(:keys))",
+        f"UPDATE {dataset.table} SET until = :version WHERE row IN"
+        f" (SELECT d.row FROM {of_key} AND d.since = :undone AND d.until IS NULL)",
         version=version,
         undone=undone,
         keys=free,
     )
     opened = tx.run(
-        f"INSERT INTO {dataset.table}(key, since, {dataset.listed}) SELECT key, :version, {dataset.listed}"
-        f" FROM {dataset.table} WHERE until = :undone AND key IN (SELECT value FROM json_each(:keys))",
+        f"INSERT INTO {dataset.table}(key, since, {dataset.listed}) SELECT d.key, :version, {dataset.listed}"
+        f" FROM {of_key} AND d.until = :undone",
         version=version,
         undone=undone,
         keys=free,
     )
     both = int(
         tx.value(
-            f"SELECT count(*) FROM {dataset.table} a JOIN {dataset.table} b ON b.key = a.key AND b.until = :version"
-            " WHERE a.since = :version",
+            f"SELECT count(*) FROM {of_key} AND d.since = :version AND EXISTS"
+            f" (SELECT 1 FROM {dataset.table} o WHERE o.key = d.key AND o.until = :version)",
             version=version,
+            keys=free,
         )
     )
-    return Counts(opened - both, both, closed - both, len(later)), sorted(later)
+    return Counts(opened - both, both, closed - both, len(later), 1), sorted(later)
+
+
+def spans(tx: Tx, dataset: Dataset, version: int, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return for each group of values in `columns` that a version touched, from which version to which it is felt.
+
+    It is felt from that version until its last row was touched again; None where one never was.
+    """
+    names = ", ".join(f"t.{dataset.sql(name)}" for name in columns) or "NULL"
+    again = (
+        f"SELECT min(n) FROM (SELECT l.since AS n FROM {dataset.table} l WHERE l.key = t.key AND l.since > :version"
+        f" UNION ALL SELECT l.until FROM {dataset.table} l WHERE l.key = t.key AND l.until > :version)"
+    )
+    found = tx.rows(
+        f"SELECT {names}, :version, CASE WHEN sum(over IS NULL) THEN NULL ELSE max(over) END FROM"
+        f" (SELECT t.*, ({again}) AS over FROM (SELECT * FROM {dataset.table} WHERE since = :version"
+        f" UNION SELECT * FROM {dataset.table} WHERE until = :version) t) t GROUP BY {names}",
+        version=version,
+    )
+    return [tuple(row) for row in found]
+
+
+def lives(tx: Tx, dataset: Dataset, key: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return for each row that a key ever had its values in `columns` and the versions from and until which it held."""
+    names = "".join(f"{dataset.sql(name)}, " for name in columns)
+    found = tx.rows(f"SELECT {names}since, until FROM {dataset.table} WHERE key = :key ORDER BY since", key=key)
+    return [tuple(row) for row in found]
+
+
+def erase(tx: Tx, dataset: Dataset, version: int, key: str, told: Sequence[str]) -> Counts:
+    """Remove every row that a key ever had, and the digests of the batches that wrote them.
+
+    For the time of this transaction a row stays that holds in no version, with the values of the columns `told`
+    alone: `changes` tells from it which partitions lost one. `bury` removes it.
+    """
+    tx.run(
+        "UPDATE batches SET digest = '' WHERE dataset_id = :id AND version IN"
+        f" (SELECT since FROM {dataset.table} WHERE key = :key UNION"
+        f" SELECT until FROM {dataset.table} WHERE key = :key)",
+        id=dataset.id,
+        key=key,
+    )
+    names = "".join(f", {dataset.sql(name)}" for name in told)
+    removed = tx.run(
+        f"INSERT INTO {dataset.table}(key, since, until{names}) SELECT '', :version, :version{names}"
+        f" FROM {dataset.table} WHERE key = :key AND until IS NULL",
+        key=key,
+        version=version,
+    )
+    tx.run(f"DELETE FROM {dataset.table} WHERE key = :key", key=key)
+    return Counts(removed=removed)
+
+
+def bury(tx: Tx, dataset: Dataset) -> None:
+    """Remove what `erase` left so that partitions could be told of it."""
+    tx.run(f"DELETE FROM {dataset.table} WHERE key = '' AND since = until")
 
 
 def _same(dataset: Dataset, columns: Sequence[str]) -> str:

@@ -245,8 +245,32 @@ def _add_forecasts(tx: Tx) -> None:
     )
 
 
+# A check cannot be changed in place, so the table is made anew. The new one refers to itself from the beginning, or
+# dropping the old one would leave its rows pointing nowhere.
+_ERASE = """
+CREATE TABLE batches_new(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, dataset_id INTEGER NOT NULL REFERENCES datasets(id), version INTEGER NOT NULL,
+  kind TEXT NOT NULL CHECK(kind IN ('ingest', 'edit', 'delete', 'undo', 'erase')), source TEXT NOT NULL,
+  actor TEXT NOT NULL, at TEXT NOT NULL, added INTEGER NOT NULL, updated INTEGER NOT NULL, removed INTEGER NOT NULL,
+  unchanged INTEGER NOT NULL, set_aside INTEGER NOT NULL, digest TEXT NOT NULL,
+  undoes INTEGER REFERENCES batches_new(id), token TEXT, report TEXT);
+INSERT INTO batches_new(id, dataset_id, version, kind, source, actor, at, added, updated, removed, unchanged,
+  set_aside, digest, undoes, token) SELECT id, dataset_id, version, kind, source, actor, at, added, updated, removed,
+  unchanged, set_aside, digest, undoes, token FROM batches;
+DROP TABLE batches;
+ALTER TABLE batches_new RENAME TO batches;
+CREATE INDEX batches_dataset ON batches(dataset_id, id);
+CREATE UNIQUE INDEX batches_token ON batches(dataset_id, token) WHERE token IS NOT NULL
+"""
+
+
+def _allow_erase(tx: Tx) -> None:
+    for statement in _ERASE.split(";"):
+        tx.run(statement)
+
+
 MIGRATIONS: tuple[Callable[[Tx], None], ...] = (
-    _create, _add_datasets, _add_counters, _add_delays, _count_runs, _add_forecasts,
+    _create, _add_datasets, _add_counters, _add_delays, _count_runs, _add_forecasts, _allow_erase,
 )  # fmt: skip
 
 

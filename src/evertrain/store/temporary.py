@@ -33,3 +33,8 @@ def put(tx: Tx, key: str, model_id: int, answer: dict[str, Any]) -> None:
         " (SELECT key FROM temporary_forecasts ORDER BY made_at DESC, key LIMIT :kept)",
         kept=_KEPT,
     )
+
+
+def forget(tx: Tx, model_id: int) -> None:
+    """Remove what was kept of a model: rows that it was made of are to leave no trace."""
+    tx.run("DELETE FROM temporary_forecasts WHERE model_id = :model", model=model_id)

@@ -84,6 +84,35 @@ def trim_events(tx: Tx, *, days: int) -> int:
     )
 
 
+# --- erased bytes ------------------------------------------------------------------------------------------------
+
+
+def ask_to_scrub(tx: Tx) -> None:
+    """Remember that the file may hold bytes of rows that were erased, until somebody has written it anew."""
+    tx.run(
+        "INSERT INTO settings(name, value, set_at, actor) VALUES ('scrub', 'vacuum', :at, :actor)"
+        " ON CONFLICT(name) DO UPDATE SET value = 'vacuum', set_at = excluded.set_at",
+        at=tx.now_text,
+        actor=tx.actor,
+    )
+
+
+def scrub_asked(tx: Tx) -> str | None:
+    """Return what is still to be done so that erased bytes leave the file: "vacuum", then "checkpoint"."""
+    found: str | None = tx.value("SELECT value FROM settings WHERE name = 'scrub'")
+    return found
+
+
+def vacuumed(tx: Tx) -> None:
+    """Record that the file was written anew; the log beside it still holds the old pages."""
+    tx.run("UPDATE settings SET value = 'checkpoint' WHERE name = 'scrub'")
+
+
+def scrubbed(tx: Tx) -> None:
+    """Record that nothing erased is left in the file or in the log beside it."""
+    tx.run("DELETE FROM settings WHERE name = 'scrub' AND value = 'checkpoint'")
+
+
 # --- a finished copy of a store, read without opening it as one ---------------------------------------------------
 
 

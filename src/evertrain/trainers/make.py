@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,17 @@ def make(spec: TrainerSpec, scratch: Path, inline: Mapping[str, Any] | None = No
 
 
 def check(model: ModelSpec, trainer: object) -> None:
-    """Raise `ConfigError` for a trainer that cannot do what its model is for: predict rows, or forecast a series."""
+    """Raise `ConfigError` for a trainer that cannot do what its model is for: predict rows, or forecast a series.
+
+    A library of an extra that is not installed is told here, before the first fit.
+    """
+    for library, extra in getattr(trainer, "extras", {}).items():
+        if find_spec(library) is None:
+            raise ConfigError(
+                f"{model.name}.trainer",
+                type(trainer).__name__,
+                f"{library} beside it: pip install 'evertrain[{extra}]'",
+            )
     if model.series and not callable(getattr(trainer, "forecast", None)):
         raise ConfigError(
             f"{model.name}.trainer",

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -70,6 +70,7 @@ class ProphetForecaster:
     """
 
     libraries: Sequence[str] = ("prophet", "holidays", "numpy")
+    extras: ClassVar[Mapping[str, str]] = {"prophet": "prophet"}
 
     def __init__(self, holidays: str | None = None, params: Mapping[str, Any] | None = None, **more: Any) -> None:
         self.holidays = holidays

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -94,6 +94,7 @@ class Forecaster:
     """
 
     libraries: Sequence[str] = ("statsforecast", "numpy", "scipy")
+    extras: ClassVar[Mapping[str, str]] = {"statsforecast": "forecast"}
 
     def __init__(self, model: str = "AutoETS", params: Mapping[str, Any] | None = None, **more: Any) -> None:
         if model not in MODELS:
