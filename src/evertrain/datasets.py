@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from evertrain.sources.table import Table
 
-CHUNK = 4000  # rows written in one transaction: other writers wait for no more than that
+CHUNK = 2000  # rows written in one transaction: other writers wait for no more than that
 _TURN_S = 30.0
 _MOST_COLUMNS = 1990  # SQLite keeps 2,000 in a table, and a few are ours (sqlite.org/limits.html, 2)
 
@@ -184,7 +184,7 @@ def _ingest(
             found = table.create(tx, name, spec.key, columns)
             for one in told:
                 if all(column in columns for column in one):
-                    table.index(tx, found, one)
+                    table.index(tx, found, one, spec.time)
         return table.widen(tx, found, columns)
 
     def work(tx: Tx, dataset: table.Dataset, chunk: Sequence[Any], is_last: bool) -> Batch | None:
@@ -417,7 +417,7 @@ def _at_once(
                 dataset = prepare(tx) if prepare else _again(tx, name)
                 table.free(tx, dataset)  # a turn that ran out is over: its owner must not go on beside this write
                 return work(tx, dataset)
-        _wait(name, deadline)
+        _wait(store, name, deadline)
 
 
 def _in_steps(
@@ -453,13 +453,18 @@ def _take_turn(store: Store, name: str, writer: str, prepare: Callable[[Tx], tab
         with store.write() as tx:
             if table.take(tx, table.by_name(tx, name) or prepare(tx), writer, _TURN_S):
                 return
-        _wait(name, deadline)
+        _wait(store, name, deadline)
 
 
-def _wait(name: str, deadline: float) -> None:
-    if time.monotonic() > deadline:
-        raise StoreBusy(f"another large batch is being written to {name}; try again when it is done")
-    time.sleep(0.05)
+def _wait(store: Store, name: str, deadline: float) -> None:
+    """Wait until nobody's turn lasts; without the write lock, which those need whose turn it is."""
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        with store.read() as tx:
+            dataset = table.by_name(tx, name)
+            if dataset is None or not table.is_taken(tx, dataset):
+                return
+    raise StoreBusy(f"another large batch is being written to {name}; try again when it is done")
 
 
 def _held(tx: Tx, name: str, writer: str) -> table.Dataset:

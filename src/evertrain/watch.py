@@ -429,7 +429,7 @@ def _apply_versions(tx: Tx, project: ProjectSpec, user: models.Model, dataset: d
     # Looked at once more without a new version: the declaration changed, and with it what is owed.
     everything = not continues or before["shape"] != shape or after == dataset.version
     if before.get("shape") != shape:
-        datasets.index(tx, dataset, index_of(project, spec))
+        datasets.index(tx, dataset, spec.dimensions, project.sources[spec.source].time)
     try:
         facts = _series_facts(tx, project, user, dataset, after if continues else 0)
     except DataError as error:
@@ -534,12 +534,6 @@ def spans_of(
     """
     keys = _keys(spec, dataset, [row[: len(spec.dimensions)] for row in found])
     return [(one, row[-2], row[-1]) for key, row in zip(keys, found, strict=True) for one in closure_of(spec, [key])]
-
-
-def index_of(project: ProjectSpec, spec: ModelSpec) -> list[str]:
-    """Return the columns by which a model finds the rows of a partition, and the newest of them first."""
-    moment = project.sources[spec.source].time
-    return [*spec.dimensions, *([moment] if moment and spec.dimensions else [])]
 
 
 def closure_of(spec: ModelSpec, keys: Sequence[KeyText]) -> list[KeyText]:

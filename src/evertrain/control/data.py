@@ -53,9 +53,7 @@ def ingest(
     """Merge a data frame or a file into a dataset; see `datasets.ingest`."""
     spec = declared(opened, name)
     with opened.store.read() as tx:
-        project = models.project(tx)
-        assert project is not None
-        told = [watch.index_of(project, user.spec) for user in models.every(tx) if user.spec.source == name]
+        told = [user.spec.dimensions for user in models.every(tx) if user.spec.source == name]
     return datasets.ingest(
         opened.store, name, spec, data, source=source, actor=actor, token=token, told=told,
         report=lambda listed: report(opened, listed),

@@ -257,6 +257,7 @@ def _configure(engine: Engine, autocheckpoint: int) -> None:
             "synchronous=FULL",  # NORMAL may lose the last commits at power loss
             "foreign_keys=ON",
             "journal_size_limit=67108864",
+            "cache_size=-32768",  # kB, at most: with the default 2 MB every index of a large table is read again and again
             f"wal_autocheckpoint={autocheckpoint}",
         ):
             driver.execute(f"PRAGMA {pragma}").fetchall()

@@ -126,13 +126,15 @@ def widen(tx: Tx, dataset: Dataset, columns: Mapping[str, str]) -> Dataset:
     return replace(dataset, columns=grown)
 
 
-def index(tx: Tx, dataset: Dataset, columns: Sequence[str]) -> None:
-    """Make the rows of one partition cheap to find at any version."""
-    names = [dataset.sql(name) for name in columns]
-    if names:
-        listed = ", ".join(names)
+def index(tx: Tx, dataset: Dataset, columns: Sequence[str], time: str | None = None) -> None:
+    """Make the rows of one partition cheap to find at any version, and those of its last days among them.
+
+    The time stands last, so that older rows of the partition are passed over without a look at them in the table.
+    """
+    if columns:
+        names = [*(dataset.sql(name) for name in columns), "since", "until", *([dataset.sql(time)] if time else [])]
         tx.run(
-            f"CREATE INDEX IF NOT EXISTS {dataset.table}_by_{'_'.join(names)} ON {dataset.table}({listed}, since, until)"
+            f"CREATE INDEX IF NOT EXISTS {dataset.table}_by_{'_'.join(names)} ON {dataset.table}({', '.join(names)})"
         )
 
 
