@@ -88,6 +88,12 @@ def test_a_frequency_is_told_from_rows_with_a_few_gaps(name):
     assert infer_freq(np.delete(times, [5, 6, 20])) == name
 
 
+def test_months_are_told_from_rows_on_any_one_day_of_the_month():
+    times = pd.date_range("2020-01-01", periods=40, freq="MS") + pd.Timedelta(days=4, hours=6)
+    assert infer_freq(times.values) == "MS"
+    assert infer_freq(np.delete(times.values, [3, 4])) == "MS"
+
+
 @pytest.mark.parametrize(
     ("times", "said"),
     [

@@ -155,7 +155,8 @@ _CANDIDATES = ("YS", "YE", "QS", "QE", "MS", "ME", *(f"W-{day}" for day in _DAYS
 def infer_freq(times: Array) -> str:
     """Return the frequency of the instants of a model's rows, where they leave no doubt.
 
-    It is the longest one whose labels all instants are, if most neighbours are one period apart.
+    It is the longest one whose labels all instants are, if most neighbours are one period apart; months also where all
+    instants lie on one day of the month.
 
     Raises:
         DataError: there are too few instants, none fits, or two do; names the ones to choose from.
@@ -170,7 +171,8 @@ def infer_freq(times: Array) -> str:
         freq = parse_freq(name)
         periods = freq.period(known)
         apart = np.diff(periods)
-        if np.any(freq.label(periods) != known) or np.mean(apart == 1) <= 0.5:
+        monthly = name == "MS" and _on_one_day(known)
+        if (np.any(freq.label(periods) != known) and not monthly) or np.mean(apart == 1) <= 0.5:
             continue
         weekdays = (_whole(known, "D") + 3) % 7
         if name == "D" and known.size >= 10 and weekdays.max() < 5:
@@ -179,6 +181,12 @@ def infer_freq(times: Array) -> str:
     raise DataError(
         f"the times of the rows, such as {known[0]} and {known[1]}, fit no frequency; declare freq=, e.g. 'D' or 'MS'"
     )
+
+
+def _on_one_day(known: Array) -> bool:
+    """Return whether all instants lie on one day of the month at one time, such as the 5th."""
+    within = known - known.astype("datetime64[M]")
+    return bool(np.all(within == within[0]))
 
 
 def check(spec: ModelSpec) -> None:

@@ -87,7 +87,7 @@ def see_through(opened: Opened, model: str, asked: Any, *, as_json: bool) -> Non
             "promoted": f"versions {model}",
             "not_needed": f"trigger {model} --force",
         }
-        show.following(follow.get(outcome.outcome, f"why {model}"))
+        show.following(follow.get(outcome.outcome, f"why {model}") if outcome.run_id else f"why {model}")
     if outcome.outcome == "failed":
         raise typer.Exit(5)
 

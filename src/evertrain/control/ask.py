@@ -83,8 +83,9 @@ def trigger(
         decisions.record(tx, found.id, model, decision, action="train", wanted=commit)
         run_id, made = plan_model(tx, found.id)
         if made is None:
-            total = demand.live(tx, found.id)
-            return Asked(None, 0, total, f"{model} has no partitions yet; its source has not been read")
+            total, row = demand.live(tx, found.id), sources.state(tx, found.spec.source)
+            why = row.problem if row is not None and row.problem else "its source has not been read"
+            return Asked(None, 0, total, f"{model} has no partitions yet; {why}")
         return Asked(run_id, len(made.wanted), made.total, made.reason)
 
 
