@@ -88,7 +88,7 @@ def main():
     base = suitable()
     print(
         "Setting up .venv, once: about %d packages, 0.8 GB, 20 s to 3 min. Log: .make/setup.log"
-        % (60 if groups else 40)
+        % (95 if groups else 40)
     )
     if not os.path.isdir(os.path.dirname(LOG)):
         os.makedirs(os.path.dirname(LOG))
