@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -86,10 +86,10 @@ class _Work:
             return "every period is zero" if known[0] == 0 else "every period is the same"
         return None
 
-    def fitted(self, upto: Regular) -> tuple[ForecastTrainer, Any]:
+    def fitted(self, upto: Regular, context: SeriesFitting | None = None) -> tuple[ForecastTrainer, Any]:
         """Return the trainer and what it made of a series: the model's own, or the naive one."""
         trainer = self.trainer_for(upto)
-        return trainer, trainer.fit(frame_of(upto), self.context)
+        return trainer, trainer.fit(frame_of(upto), context or self.context)
 
     def trainer_for(self, upto: Regular) -> ForecastTrainer:
         naive: ForecastTrainer = NaiveForecaster()
@@ -98,10 +98,17 @@ class _Work:
     def backtested(self, origin: int) -> np.ndarray[Any, Any]:
         """Return what this procedure would have said at an earlier origin of the periods up to the last one."""
         if origin not in self.said:
-            steps = min(self.shared.series.h, self.series.last - origin)
-            trainer, fitted = self.fitted(self.series.upto(origin))
-            self.said[origin] = checked(trainer, fitted, steps, ())["mean"]
+            self.said[origin] = self.would_say(origin, seed_of(self.shared.spec.name, self.item["key"], str(origin)))
         return self.said[origin]
+
+    def would_say(self, origin: int, seed: int) -> np.ndarray[Any, Any]:
+        """Return the same, drawn from a seed that both sides share: a procedure is judged, and not its luck."""
+        steps = min(self.shared.series.h, self.series.last - origin)
+        about = f"backtest to {self.series.freq.texts(np.array([origin]))[0]}: "
+        # Without levels: a trainer that measures its intervals need not do so here, where nobody asks for them.
+        trainer, fitted = self.fitted(self.series.upto(origin), replace(self.context, seed=seed, level=(), about=about))
+        mean: np.ndarray[Any, Any] = checked(trainer, fitted, steps, ())["mean"]
+        return mean
 
 
 def series_context(shared: Setting, item: Message, freq: Freq) -> SeriesFitting:
@@ -231,7 +238,7 @@ def _measured(work: _Work, origins: Sequence[int]) -> tuple[Message, dict[str, A
     if champion and not why:
         issued = champion["signature"]["series"]["last"]
         if work.series.first <= issued < work.series.last:
-            own |= _steps(issued, work.backtested(issued))
+            own |= _steps(issued, work.would_say(issued, champion["signature"]["seed"]))
     both = [step for step in own if step in old]
     steps = both or list(own)
     values: Message = {}
