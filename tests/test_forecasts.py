@@ -199,6 +199,12 @@ def test_who_waits_for_a_training_hears_what_the_trainer_reports(make, clock):
     assert heard[-1].kind == "run.ended"
 
 
+def test_the_first_training_can_be_asked_for_of_partitions_that_nobody_has_read_yet(make, clock):
+    project, dataset = farm(make, clock, triggers=[on_data_change("1h")])
+    dataset.ingest(harvests())
+    assert project.trigger("kg").counts == {"promoted": 8}
+
+
 def test_the_champion_itself_is_there_for_its_own_class_and_the_one_before_where_it_is_damaged(make, clock):
     project, dataset = single(make, clock, [100, 110, 120, 130, 120, 110, 90] * 8)
     predictor = project.predictor("sold")

@@ -21,7 +21,7 @@ from evertrain.config import Settings
 from evertrain.control import ask, back, data, tell
 from evertrain.control.forecast import filtered
 from evertrain.control.opened import Opened, apply, open_project
-from evertrain.control.work import Outcome, run_to_end
+from evertrain.control.work import Outcome, read_first, run_to_end
 from evertrain.datasets import Batch
 from evertrain.errors import ConfigError, UnknownName
 from evertrain.events import Event
@@ -397,6 +397,7 @@ class Project:
             progress: called with every event of the run while one waits, whichever process trains; what a trainer
                 reports is in those of kind "item.progress", as `event.data["text"]`.
         """
+        read_first(self.opened, model)
         asked = ask.trigger(self.opened, model, _listed(partition), force=force, actor=_user())
         return run_to_end(self.opened, asked, progress=progress) if wait else Outcome.asked(asked)
 
