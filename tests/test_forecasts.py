@@ -168,6 +168,62 @@ def test_ten_days_at_three_times_the_level_raise_the_next_week_by_more_than_half
     assert verdict.endswith("equal"), "the same procedure at the same origin says the same"
 
 
+def test_a_forecaster_that_draws_is_judged_by_its_procedure_and_not_by_its_luck(make, clock, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    week = [100, 110, 120, 130, 120, 110, 90]
+    project, dataset = single(make, clock, week * 8, trainer=Custom("toys:Drawn"))
+    before = project.forecast("sold").mean
+    for number in range(1, 4):
+        clock.advance(days=7)
+        dataset.ingest(daily(week, NOW.date() + timedelta(days=7 * number - 1)))
+        project.refresh()
+        verdict = project.history("sold")[0]["verdict"]
+        assert "(+0.0 %)" in verdict
+        assert verdict.endswith("equal")
+    assert project.forecast("sold").mean != before, "the forecasts themselves are drawn anew"
+    told = (folder / "levels").read_text().splitlines()
+    assert told.count("[80, 95]") == 4, "one for each fit that serves"
+    assert set(told) == {"[80, 95]", "[]"}, "and none is asked for in a backtest"
+
+
+def test_who_waits_for_a_training_hears_what_the_trainer_reports(make, clock):
+    project, dataset = single(make, clock, [100, 110, 120, 130, 120, 110, 90] * 8)
+    dataset.edit({"date": NOW.date() - timedelta(days=1), "sales": 95.0})
+    heard = []
+    outcome = project.trigger("sold", progress=heard.append)
+    assert outcome.outcome == "promoted"
+    assert {one.run_id for one in heard} == {outcome.run_id}
+    assert [one.data["text"] for one in heard if one.kind == "item.progress"] == [
+        "fitting", "backtest to 2026-07-08: fitting", "backtest to 2026-07-01: fitting",
+    ]  # fmt: skip
+    assert heard[-1].kind == "run.ended"
+
+
+def test_the_first_training_can_be_asked_for_of_partitions_that_nobody_has_read_yet(make, clock):
+    project, dataset = farm(make, clock, triggers=[on_data_change("1h")])
+    dataset.ingest(harvests())
+    assert project.trigger("kg").counts == {"promoted": 8}
+
+
+def test_the_champion_itself_is_there_for_its_own_class_and_the_one_before_where_it_is_damaged(make, clock):
+    project, dataset = single(make, clock, [100, 110, 120, 130, 120, 110, 90] * 8)
+    predictor = project.predictor("sold")
+    first = predictor.fitted()
+    assert first["y"][-7:] == [100.0, 110.0, 120.0, 130.0, 120.0, 110.0, 90.0]
+    dataset.edit({"date": NOW.date() - timedelta(days=1), "sales": 95.0})
+    project.refresh()
+    with project.opened.store.read() as tx:
+        newest = tx.value("SELECT artifact FROM fits ORDER BY id DESC LIMIT 1")
+    path = project.opened.artifacts.path(newest)
+    path.chmod(0o600)
+    path.write_bytes(b"x" * path.stat().st_size)
+    again = project.predictor("sold")
+    assert again.fitted() == first
+    assert project.forecast("sold").version == "1.0.0", "its forecast serves with it"
+    with pytest.raises(DataError, match="town"):
+        again.fitted({"town": "Pilar"})
+
+
 def test_a_worse_procedure_is_refused_against_what_the_champion_really_issued(make, clock):
     project, dataset = single(make, clock, [100, 110, 120, 130, 120, 110, 90] * 8, series={"windows": 0})
     clock.advance(days=7)

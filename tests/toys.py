@@ -152,3 +152,16 @@ class Follow(Repeat):
         with Path("fits").open("a") as file:
             file.write(f"update {len(frame)}\n")
         return fitted | {"y": fitted["y"] + frame["y"].tolist()}
+
+
+class Drawn(Repeat):
+    """A forecaster that draws: its seed moves what it says by a tenth. It writes the levels it is told of into `levels`."""
+
+    def fit(self, frame, context):
+        with Path("levels").open("a") as file:
+            file.write(json.dumps(context.level) + "\n")
+        return super().fit(frame, context)
+
+    def forecast(self, fitted, h, level):
+        moved = 1 + np.random.default_rng(fitted["seed"]).uniform(-0.1, 0.1)
+        return {name: values * moved for name, values in super().forecast(fitted, h, level).items()}

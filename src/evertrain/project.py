@@ -21,9 +21,10 @@ from evertrain.config import Settings
 from evertrain.control import ask, back, data, foresee, tell
 from evertrain.control.forecast import filtered
 from evertrain.control.opened import Opened, apply, open_project
-from evertrain.control.work import Outcome, run_to_end
+from evertrain.control.work import Outcome, read_first, run_to_end
 from evertrain.datasets import Batch
 from evertrain.errors import ConfigError, UnknownName
+from evertrain.events import Event
 from evertrain.forecasts import Forecast, Forecasts
 from evertrain.loop import Loop
 from evertrain.serving import Predictor
@@ -405,15 +406,26 @@ class Project:
         self.forecasts(model)  # an unknown model is named as such
         return filtered(self.opened, model, where, h, level)
 
-    def trigger(self, model: str, partition: Keys | None = None, *, force: bool = False, wait: bool = True) -> Outcome:
+    def trigger(
+        self,
+        model: str,
+        partition: Keys | None = None,
+        *,
+        force: bool = False,
+        wait: bool = True,
+        progress: Callable[[Event], None] | None = None,
+    ) -> Outcome:
         """Train now, of named partitions and the rollups above them or of all, and return what became of it.
 
         Args:
             force: train even where the champion knows exactly these rows already.
             wait: False only asks; whoever runs the loop trains.
+            progress: called with every event of the run while one waits, whichever process trains; what a trainer
+                reports is in those of kind "item.progress", as `event.data["text"]`.
         """
+        read_first(self.opened, model)
         asked = ask.trigger(self.opened, model, _listed(partition), force=force, actor=_user())
-        return run_to_end(self.opened, asked) if wait else Outcome.asked(asked)
+        return run_to_end(self.opened, asked, progress=progress) if wait else Outcome.asked(asked)
 
     def changed(self, model: str, partition: Keys, *, wait: bool = False) -> Outcome:
         """Say that rows of these partitions changed, where your application keeps the records itself.

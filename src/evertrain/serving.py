@@ -140,6 +140,21 @@ class Predictor:
         key = encode({}, spec.dimensions)
         return self._loaded_for(spec, key)[0].fit.version
 
+    def fitted(self, partition: Mapping[str, Any] | None = None) -> Any:
+        """Return the champion itself, as its trainer loaded it: for what only your own class can do with it.
+
+        Where a partition has none, that of its nearest rollup; where the bytes are damaged, the previous good one.
+
+        Raises:
+            NoModelYet: nothing was trained yet, or nothing good is left.
+        """
+        spec = self._current()
+        try:
+            key = encode(partition or {}, spec.dimensions)
+        except ValueError as error:
+            raise DataError(f"{spec.name}: {error}") from None
+        return self._loaded_for(spec, key)[0].model
+
     def _groups(
         self, spec: ModelSpec, frame: pd.DataFrame, partition: Mapping[str, Any] | None
     ) -> dict[KeyText, list[int]]:

@@ -606,7 +606,7 @@ class SeriesContext(Context, Protocol):
     Attributes:
         freq: length of a period, as pandas writes it.
         season: periods of a season; 1 is none.
-        h, level: periods ahead, and intervals in per cent, that will be asked for first.
+        h, level: periods ahead, and intervals in per cent, that will be asked for first; in a backtest no interval is.
     """
 
     freq: str

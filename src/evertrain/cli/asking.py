@@ -25,12 +25,15 @@ def trigger(
     as_json: Json = False,
 ) -> None:
     """Train now: the whole model, which is a full run, or partitions and the rollups above them."""
+    from evertrain.cli.live import waiting
     from evertrain.control import ask
+    from evertrain.control.work import read_first
 
     with here.opened() as opened:
         found = here.model(opened, model)
         if found.extract is None and found.spec.partition_by:
-            _read_first(opened)
+            with waiting("Reading the data"):
+                read_first(opened, model)
             found = here.model(opened, model)
         asked = ask.trigger(opened, model, here.partitions(found, partition), force=force, actor=here.user())
         if not wait:
@@ -43,23 +46,6 @@ def trigger(
             show.following(f"runs {asked.run_id}" if asked.run_id else f"why {model}")
             return
         see_through(opened, model, asked, as_json=as_json)
-
-
-def _read_first(opened: Opened) -> None:
-    """Read sources that were never read, so that partitions are known."""
-    from evertrain.cli.live import waiting
-    from evertrain.store import models
-
-    with opened.store.read() as tx:
-        names = {user.spec.source for user in models.every(tx) if user.extract is None}
-    hands = opened.supervisor()
-    hands.draining = True
-    with waiting("Reading the data"):
-        for name in names:
-            hands.read_source(name)
-        while hands.busy:
-            hands.step(0.1)
-    hands.close()
 
 
 def see_through(opened: Opened, model: str, asked: Any, *, as_json: bool) -> None:

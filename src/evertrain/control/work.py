@@ -62,6 +62,24 @@ def loop_alive(opened: Opened) -> bool:
         return leases.holder(tx, LOOP_ROLE) is not None
 
 
+def read_first(opened: Opened, model: str) -> None:
+    """Read sources that were never read, so that the partitions of a model are known."""
+    with opened.store.read() as tx:
+        found = models.by_name(tx, model)
+        if found.extract is not None or not found.spec.partition_by:
+            return
+        names = {user.spec.source for user in models.every(tx) if user.extract is None}
+    hands = opened.supervisor()
+    hands.draining = True
+    try:
+        for name in names:
+            hands.read_source(name)
+        while hands.busy:
+            hands.step(0.1)
+    finally:
+        hands.close()
+
+
 def run_to_end(
     opened: Opened, asked: Asked, *, progress: Progress | None = None, timeout_s: float | None = None
 ) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,6 +40,28 @@ class Lost:
 
     error_class: str
     reason: str
+
+
+class Allowance:
+    """How often something may be told: a hundred times at once, then twice a second.
+
+    So every epoch of one network is told, and a log of every batch of a thousand of them, which nobody would read and
+    which would be kept for months, is not written.
+    """
+
+    BURST, PER_S = 100.0, 2.0
+
+    def __init__(self) -> None:
+        self._left, self._at = self.BURST, time.monotonic()
+
+    def take(self) -> bool:
+        """Return whether it may be told now."""
+        now = time.monotonic()
+        self._left, self._at = min(self.BURST, self._left + self.PER_S * (now - self._at)), now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Executor(Protocol):

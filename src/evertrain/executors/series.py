@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +63,7 @@ class _Work:
     context: SeriesFitting
     fallback: str | None = None
     said: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
+    updated: bool = False
 
     @cached_property
     def trainer(self) -> ForecastTrainer:
@@ -87,10 +88,10 @@ class _Work:
             return "every period is zero" if known[0] == 0 else "every period is the same"
         return None
 
-    def fitted(self, upto: Regular) -> tuple[ForecastTrainer, Any]:
+    def fitted(self, upto: Regular, context: SeriesFitting | None = None) -> tuple[ForecastTrainer, Any]:
         """Return the trainer and what it made of a series: the model's own, or the naive one."""
         trainer = self.trainer_for(upto)
-        return trainer, trainer.fit(frame_of(upto), self.context)
+        return trainer, trainer.fit(frame_of(upto), context or self.context)
 
     def trainer_for(self, upto: Regular) -> ForecastTrainer:
         naive: ForecastTrainer = NaiveForecaster()
@@ -99,10 +100,17 @@ class _Work:
     def backtested(self, origin: int) -> np.ndarray[Any, Any]:
         """Return what this procedure would have said at an earlier origin of the periods up to the last one."""
         if origin not in self.said:
-            steps = min(self.shared.series.h, self.series.last - origin)
-            trainer, fitted = self.fitted(self.series.upto(origin))
-            self.said[origin] = checked(trainer, fitted, steps, ())["mean"]
+            self.said[origin] = self.would_say(origin, seed_of(self.shared.spec.name, self.item["key"], str(origin)))
         return self.said[origin]
+
+    def would_say(self, origin: int, seed: int) -> np.ndarray[Any, Any]:
+        """Return the same, drawn from a seed that both sides share: a procedure is judged, and not its luck."""
+        steps = min(self.shared.series.h, self.series.last - origin)
+        about = f"backtest to {self.series.freq.texts(np.array([origin]))[0]}: "
+        # Without levels: a trainer that measures its intervals need not do so here, where nobody asks for them.
+        trainer, fitted = self.fitted(self.series.upto(origin), replace(self.context, seed=seed, level=(), about=about))
+        mean: np.ndarray[Any, Any] = checked(trainer, fitted, steps, ())["mean"]
+        return mean
 
 
 def series_context(shared: Setting, item: Message, freq: Freq) -> SeriesFitting:
@@ -171,7 +179,7 @@ def fit_series(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Me
     origins = forecasting.cutoffs(series, how.h, how.windows, work.least)
     updates = _updates(work)
     if updates:
-        trainer, fitted = work.trainer, _updated(work)
+        trainer, fitted, work.updated = work.trainer, _updated(work), True
         origins = [one for one in origins if one in work.said]
     else:
         trainer, fitted = work.fitted(series) if not item.get("fitted") else (work.trainer_for(series), None)
@@ -276,7 +284,9 @@ def _measured(work: _Work, origins: Sequence[int]) -> tuple[Message, dict[str, A
     if champion and not why:
         issued = champion["signature"]["series"]["last"]
         if work.series.first <= issued < work.series.last:
-            own |= _steps(issued, work.backtested(issued))
+            # An update says at that origin what the champion said: it is the same fit.
+            updated = work.said.get(issued) if work.updated else None
+            own |= _steps(issued, work.would_say(issued, champion["signature"]["seed"]) if updated is None else updated)
     both = [step for step in own if step in old]
     steps = both or list(own)
     values: Message = {}

@@ -25,7 +25,7 @@ from evertrain.artifacts import Artifacts, Place
 from evertrain.config import Home, Settings
 from evertrain.errors import ArtifactError, Conflict, EvertrainError, StaleAttempt, StoreError
 from evertrain.events import Kind
-from evertrain.executors.jobs import Executor, Job, Lost, Message
+from evertrain.executors.jobs import Allowance, Executor, Job, Lost, Message
 from evertrain.executors.lease import LeaseKeeper
 from evertrain.faults import fault_point
 from evertrain.partitions import KeyText, decode, label
@@ -42,7 +42,6 @@ Answer = Callable[[Message | Lost], None]
 
 _RETRY_S = 5.0
 _CANCEL_LOOK_S = 0.5
-_PROGRESS_S = 0.5
 
 
 @dataclass
@@ -80,7 +79,8 @@ class Supervisor:
         self._readings: dict[str, Job] = {}
         self._jobs: list[Job] = []
         self._inbox: deque[tuple[Job, Message | Lost]] = deque()
-        self._looked = self._told = 0.0
+        self._looked = 0.0
+        self._telling = Allowance()
         self._make_folders()
         _sweep(home.scratch)
 
@@ -719,9 +719,8 @@ class Supervisor:
 
     def _tell(self, batch: _Batch, message: Message) -> None:
         item = batch.open.get(message["item"])
-        if item is None or time.monotonic() - self._told < _PROGRESS_S:
+        if item is None or not self._telling.take():
             return
-        self._told = time.monotonic()
         # Telling is worth less than working: a busy store loses a line of progress, never a result.
         with contextlib.suppress(EvertrainError), self.store.write() as tx:
             leases.check(tx, self.owner)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import math
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import numpy as np
 from evertrain import gate, holdout, scores
 from evertrain.artifacts import Place, read_checked
 from evertrain.errors import ArtifactError, ConfigError, DataError, EvertrainError, Retryable, TrainingError
-from evertrain.executors.jobs import Message
+from evertrain.executors.jobs import Allowance, Message
 from evertrain.executors.packs import Emit, Meter, Packer
 from evertrain.executors.rows import Rows, parts, unpacked
 from evertrain.partitions import decode
@@ -212,13 +211,13 @@ class Fitting:
     partition: dict[str, Any]
     item: int
     emit: Emit
-    last: float = 0.0
+    allowance: Allowance = field(default_factory=Allowance)
+    about: str = ""
 
     def progress(self, text: str, fraction: float | None = None) -> None:
-        # At most two a second: a log of every batch of an LSTM would be read by nobody and stored for ever.
-        if time.monotonic() - self.last >= 0.5 or fraction == 1:
-            self.last = time.monotonic()
-            self.emit({"type": "progress", "item": self.item, "text": str(text)[:200], "fraction": fraction})
+        if self.allowance.take() or fraction == 1:
+            text = f"{self.about}{text}"[:200]
+            self.emit({"type": "progress", "item": self.item, "text": text, "fraction": fraction})
 
 
 def seed_of(model: str, key: str, fingerprint: str) -> int:
