@@ -21,6 +21,7 @@ from evertrain import (
     on_score_drop,
 )
 from evertrain.clock import ManualClock, SystemClock
+from evertrain.errors import ArtifactError
 from evertrain.partitions import decode
 
 FRUITS, TOWNS = ("Avocado", "Banana"), ("Hermosa", "Orani", "Pilar")
@@ -546,3 +547,22 @@ def test_a_frequency_is_told_from_instants_of_a_dataset(make, clock):
     )
     project.refresh()
     assert project.forecast("kg").ds[:2] == ["2026-07-04T00:00:00", "2026-07-04T01:00:00"]
+
+
+def test_a_horizon_that_was_raised_takes_no_stored_forecast_away(make, clock):
+    """Until it is trained anew, what is stored answers, and says so, where its model cannot be asked any more."""
+    project, _ = single(make, clock, [1, 2, 3, 4, 5, 6, 7] * 4)
+    project.model(
+        "sold", "sales", target="sales", series=Series(14, "D", level=[50, 80]), trainer=Custom("toys:Repeat", {"k": 1}),
+        triggers=[on_data_change("0s")],
+    )  # fmt: skip
+    assert (len(project.forecast("sold").ds), project.forecast("sold").note) == (14, None), "its model is asked"
+    for path in project.opened.home.artifacts.glob("sha256/*/*"):
+        path.write_bytes(b"damaged")
+    found = project.forecast("sold")
+    assert (len(found.ds), found.level, found.behind) == (7, [80], True)
+    assert found.note.startswith("as it was stored: artifact")
+    with pytest.raises(ArtifactError):
+        project.forecast("sold", h=14)
+    project.refresh()
+    assert (len(project.forecast("sold").ds), project.forecast("sold").level) == (14, [50, 80])

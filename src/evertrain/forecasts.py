@@ -20,7 +20,7 @@ import numpy as np
 from evertrain import registry
 from evertrain.artifacts import Artifacts
 from evertrain.clock import from_text
-from evertrain.errors import ConfigError, NoModelYet, NotFound, TrainingError
+from evertrain.errors import ConfigError, EvertrainError, NoModelYet, NotFound, TrainingError
 from evertrain.forecasting import parse_freq
 from evertrain.partitions import KeyText, closure, decode, encode, fallbacks, label
 from evertrain.specs import ForecastTrainer, ModelSpec, Series, decode_trainer
@@ -162,7 +162,14 @@ class Forecasts:
         row = rows[answering]
         answer = _answer(spec, key, answering, row, now)
         if series.h > len(answer.ds) or not set(series.level) <= set(answer.level):
-            answer = self._asked_anew(answer, row.fit, max(series.h, len(answer.ds)), series.level)
+            try:
+                answer = self._asked_anew(answer, row.fit, max(series.h, len(answer.ds)), series.level)
+            except EvertrainError as error:
+                if h is not None or level is not None:
+                    raise
+                # The declaration changed since this fit; who asked for nothing in particular gets what there is.
+                answer = replace(answer, note=f"as it was stored: {error}")
+                series = replace(series, level=tuple(one for one in series.level if one in answer.level))
         answer = answer.only(series.h, series.level)
         return summed(answer, leaves) if leaves else answer
 
