@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -17,9 +18,11 @@ import sys
 import threading
 import time
 import traceback
+from array import array
 from pathlib import Path
+from types import SimpleNamespace
 
-from evertrain import CsvFile, Custom, Gate, Project, Settings, datasets, faults
+from evertrain import CsvFile, Custom, Gate, Project, Settings, datasets, faults, registry
 from evertrain.clock import from_text, to_text
 from evertrain.control import ask
 from evertrain.control.opened import open_project
@@ -27,6 +30,7 @@ from evertrain.executors import supervisor
 from evertrain.executors.children import Children
 from evertrain.executors.supervisor import Supervisor
 from evertrain.loop import Loop
+from evertrain.partitions import decode
 from evertrain.specs import Dataset, on_data_change
 from evertrain.store.connect import Store
 
@@ -240,6 +244,68 @@ def ask_all_the_time(root, into, stop, every_s=0.0):
         thread.join()
     Path(into).write_text(json.dumps({"seen": max(seen, key=len), "errors": errors, "count": sum(counts)}))
     project.close()
+
+
+def ask_forecasts_all_the_time(root, into, stop, seed, most=0, every_s=0.0, pause_s=None):
+    """Ask for the forecast of a random partition or rollup again and again; write down what answered each of them,
+    in order, how long it took, and every answer that was missing or not of one piece.
+
+    With `pause_s` it asks as one must not: for the champion in one transaction, and that long afterwards for the values
+    in another.
+    """
+    if pause_s is not None:
+        registry.served_forecasts = _torn(pause_s)
+    project = Project.open(root)
+    forecasts = project.forecasts("kg")
+    with project.opened.store.read() as tx:
+        keys = [decode(row.key) for row in tx.rows("SELECT key FROM partitions WHERE state = 'live' ORDER BY id")]
+    draw = random.Random(seed)
+    seen, errors, took = {}, [], array("d")
+    while not Path(stop).exists() and (not most or len(took) < most):
+        # A look at the file for each hundred questions: it costs as much as an answer.
+        for _ in range(100):
+            key = draw.choice(keys)
+            began = time.perf_counter()
+            try:
+                found = forecasts.read(key)
+            except Exception as error:  # noqa: BLE001 - every error is what the test looks for
+                errors.append(f"{key}: {type(error).__name__}: {error}")
+                continue
+            took.append(time.perf_counter() - began)
+            frame = {"ds": found.ds, "mean": found.mean, **found.intervals}
+            if not _of_one_piece(frame) or found.answered_by != found.partition:
+                errors.append(f"{key}: {found}")
+            answer = [found.epoch, found.version, found.as_of, found.trained_at.isoformat(), frame]
+            own = seen.setdefault(json.dumps(key), [])
+            if not own or own[-1][1] != answer:
+                own.append([time.time(), answer])
+            if every_s:
+                time.sleep(every_s)
+    Path(into).write_text(json.dumps({"seen": seen, "errors": errors[:20], "took": took.tolist()}))
+    project.close()
+
+
+def _of_one_piece(frame):
+    """Whether every value of a frame of the toy forecaster `Stamped` is of one fit."""
+    mean = frame["mean"]
+    steps = mean == [mean[0] + place for place in range(len(mean))] and len(frame["ds"]) == len(mean)
+    own = {
+        f"{side}-{one}": [v + sign * one for v in mean] for one in (80, 95) for side, sign in (("lo", -1), ("hi", 1))
+    }
+    return steps and all(frame[name] == values for name, values in own.items())
+
+
+def _torn(pause_s):
+    whole, store = registry.served_forecasts, Store("sqlite:///evertrain.db", Path.cwd())
+
+    def torn(tx, model, keys):
+        champions = whole(tx, model, keys)
+        time.sleep(pause_s)
+        with store.read() as later:
+            frames = whole(later, model, keys)
+        return {key: SimpleNamespace(**{**row._mapping, "frame": frames[key].frame}) for key, row in champions.items()}
+
+    return torn
 
 
 def soak(root, into, rounds, settings=None):

@@ -16,10 +16,12 @@ from evertrain import (
     NoModelYet,
     NotFound,
     Series,
+    TrainingError,
     on_data_change,
     on_score_drop,
 )
 from evertrain.clock import ManualClock, SystemClock
+from evertrain.errors import ArtifactError
 from evertrain.partitions import decode
 
 FRUITS, TOWNS = ("Avocado", "Banana"), ("Hermosa", "Orani", "Pilar")
@@ -576,3 +578,121 @@ def test_a_series_that_had_no_ended_period_is_tried_again_when_one_ends(make, cl
     clock.advance(days=31)
     project.refresh()
     assert project.forecast("sold").ds[0] == "2026-08-01"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"h": 0}, "h is 0; allowed: greater"), ({"h": -3}, "h is -3; allowed"), ({"h": 2.5}, "h is 2.5; allowed"),
+        ({"h": 10**6}, "h is 1000000; allowed: less"), ({"level": 80}, r"level is 80; allowed: a list of per cents"),
+        ({"level": [101]}, "is 101; allowed: less than or equal to 99"), ({"level": [80, 80]}, "each once"),
+    ],
+)  # fmt: skip
+def test_a_question_that_no_model_could_declare_is_refused(make, clock, asked, said):
+    project, _ = single(make, clock, [1, 2, 3, 4, 5, 6, 7] * 4)
+    for where in (None, {"sales": 1.0}):
+        with pytest.raises(ConfigError, match=said):
+            project.forecast("sold", where=where, **asked)
+
+
+def test_periods_that_the_calendar_does_not_hold_are_refused_and_not_called_by_another_date(make, clock):
+    project, _ = single(make, clock, [1, 2, 3, 4, 5, 6, 7] * 8, freq="MS")
+    with pytest.raises(TrainingError, match=r"cannot forecast 10000 periods: .* of MS reach beyond 2260-01-01"):
+        project.forecast("sold", h=10_000)
+    assert project.forecast("sold", h=2_000).ds[-1] == "2193-02-01"
+
+
+def test_a_trainer_that_raises_when_it_is_asked_for_more_is_named(make, clock, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    project, _ = single(make, clock, [1, 2, 3, 4, 5, 6, 7] * 4)
+    (folder / "orders").write_text("raise")
+    with pytest.raises(
+        TrainingError, match=r"1\.0\.0 cannot forecast 30 periods: ValueError: the forecaster is unwell"
+    ):
+        project.forecast("sold", h=30)
+    assert len(project.forecast("sold").mean) == 7, "what is stored needs no trainer"
+
+
+@pytest.mark.parametrize("executor", ["inline", "children"])
+@pytest.mark.parametrize("day", [date(9999, 12, 31), date(1, 1, 1)])
+def test_a_date_far_away_fails_its_own_partition_and_rollup_and_no_other(make, clock, executor, day):
+    project, dataset = farm(make, clock, executor=executor)
+    dataset.ingest(harvests())
+    dataset.ingest(pl.DataFrame([{"id": "slip", "fruit": "Avocado", "town": "Pilar", "day": day, "kg": 1.0}]))
+    project.refresh()
+    states = ended(project)
+    failed = {key for key, (state, _) in states.items() if state == "failed"}
+    assert failed == {("Avocado", "Pilar"), ("Avocado",)}
+    assert states[("Avocado",)][1] == f"1 rows are dated like {day}T00:00:00; allowed: 1680 to 2259"
+    assert {state for key, (state, _) in states.items() if key not in failed} == {"promoted"}
+
+
+@pytest.mark.parametrize("kept", ["dataset", "file"])
+def test_a_row_of_the_future_does_not_say_that_records_reach_until_today(make, clock, folder, kept):
+    """Records end in April; a slip of a year must not make two months without any harvest out of that, anywhere."""
+    known = harvests(number=28)
+    slip = pl.DataFrame([{"id": "slip", "fruit": "Banana", "town": "Orani", "day": date(2062, 6, 1), "kg": 1.0}])
+    if kept == "file":
+        pl.concat([known, slip]).write_csv(folder / "rows.csv")
+        project = make(clock=clock)
+        project.source("rows", CsvFile("rows.csv", time="day"))
+        project.model(
+            "kg",
+            "rows",
+            target="kg",
+            series=Series(6, "MS"),
+            trainer=Custom("toys:Repeat"),
+            partition_by="town",
+            triggers=[on_data_change("0s")],
+        )
+    else:
+        project, dataset = farm(make, clock, partition_by=["town"], rollups=[[]])
+        dataset.ingest(known)
+        dataset.ingest(slip)
+        project.refresh()
+        dataset.edit({"id": "Banana-Pilar-3", "kg": 99.0})
+    project.refresh()
+    for town in TOWNS:
+        found = project.forecast("kg", partition={"town": town})
+        assert (found.as_of, found.stale) == ("2026-04-01", 2)
+        assert min(found.mean) > 50
+    if kept == "dataset":
+        dataset.ingest(
+            pl.DataFrame([{"id": "new", "fruit": "Banana", "town": "Pilar", "day": date(2026, 5, 1), "kg": 99.0}])
+        )
+        dataset.edit({"id": "Banana-Orani-3", "kg": 99.0})
+        project.refresh()
+        assert project.forecast("kg", partition={"town": "Orani"}).as_of == "2026-05-01", "real news is seen beside it"
+
+
+def test_a_frequency_is_told_from_instants_of_a_dataset(make, clock):
+    project = make(clock=clock)
+    dataset = project.dataset("rows", key="at", time="at")
+    project.model(
+        "kg", dataset, target="kg", series=Series(6), trainer=Custom("toys:Repeat"), triggers=[on_data_change("0s")]
+    )
+    start = datetime(2026, 7, 1, tzinfo=UTC)
+    dataset.ingest(
+        pl.DataFrame({"at": [start + timedelta(hours=i) for i in range(72)], "kg": [float(i % 24) for i in range(72)]})
+    )
+    project.refresh()
+    assert project.forecast("kg").ds[:2] == ["2026-07-04T00:00:00", "2026-07-04T01:00:00"]
+
+
+def test_a_horizon_that_was_raised_takes_no_stored_forecast_away(make, clock):
+    """Until it is trained anew, what is stored answers, and says so, where its model cannot be asked any more."""
+    project, _ = single(make, clock, [1, 2, 3, 4, 5, 6, 7] * 4)
+    project.model(
+        "sold", "sales", target="sales", series=Series(14, "D", level=[50, 80]), trainer=Custom("toys:Repeat", {"k": 1}),
+        triggers=[on_data_change("0s")],
+    )  # fmt: skip
+    assert (len(project.forecast("sold").ds), project.forecast("sold").note) == (14, None), "its model is asked"
+    for path in project.opened.home.artifacts.glob("sha256/*/*"):
+        path.write_bytes(b"damaged")
+    found = project.forecast("sold")
+    assert (len(found.ds), found.level, found.behind) == (7, [80], True)
+    assert found.note.startswith("as it was stored: artifact")
+    with pytest.raises(ArtifactError):
+        project.forecast("sold", h=14)
+    project.refresh()
+    assert (len(project.forecast("sold").ds), project.forecast("sold").level) == (14, [50, 80])

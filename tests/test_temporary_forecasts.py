@@ -152,3 +152,53 @@ def test_erasing_a_row_forgets_forecasts_that_were_made_of_it(make):
     with project.opened.store.read() as tx:
         assert tx.value("SELECT count(*) FROM temporary_forecasts") == 0
         assert "north" not in str(tx.rows("SELECT data FROM events WHERE kind = 'forecast.temporary'")[0].data)
+
+
+@pytest.mark.parametrize("kept", ["dataset", "file"])
+def test_a_question_that_names_no_values_or_far_too_many_is_refused_before_anything_is_made_of_it(make, folder, kept):
+    project, _ = shop(make, kept=kept, folder=folder)
+    many = [str(one) for one in range(100_000)]
+    for where, said in (
+        ({"region": []}, r"where\['region'\] is \[\]; allowed: a value, or a list of at least one"),
+        ({"region": many, "product_id": many}, "10000000000 combinations of values'; allowed: at most 1000"),
+        ("region=north", 'values by column, such as {"region": "north"}'),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            project.forecast("sold", where=where)
+    with pytest.raises(DataError) as told:
+        project.forecast("sold", where={"region": "x" * 10_000})
+    assert len(str(told.value)) < 400
+    assert made(project) == 0
+
+
+@pytest.mark.parametrize("kept", ["dataset", "file"])
+def test_a_value_is_compared_as_the_column_has_it(make, folder, kept):
+    """A number typed as text names its partition; an instant without a zone is UTC, in a file as in a dataset."""
+    project = make(clock=ManualClock(NOW))
+    rows = sales().with_columns(at=pl.datetime(2026, 1, pl.col("code"), 3, time_zone="UTC"))
+    if kept == "file":
+        rows.write_csv(folder / "sales.csv")
+        source = project.source("sales", CsvFile("sales.csv", time="date"))
+    else:
+        source = project.dataset("sales", key="n", time="date")
+        source.ingest(rows)
+    project.model(
+        "sold", source, target="sales", series=Series(7, "D"), trainer=Custom("toys:Repeat"), partition_by="code",
+        triggers=[on_data_change("0s")],
+    )  # fmt: skip
+    project.refresh()
+    found = project.forecast("sold", where={"code": "1"})
+    assert (found.temporary, found.version) == (False, "1.0.0")
+    naive = project.forecast("sold", where={"at": "2026-01-01T03:00:00"})
+    assert naive.mean == found.mean
+    assert project.forecast("sold", where={"at": datetime(2026, 1, 1, 3, tzinfo=UTC)}).mean == naive.mean
+    assert made(project) == 1, "the same instant is the same question"
+
+
+@pytest.mark.parametrize("executor", ["inline", "children"])
+def test_a_trainer_that_raises_is_named_with_the_rows(make, folder, monkeypatch, executor):
+    monkeypatch.chdir(folder)
+    project, _ = shop(make, executor)
+    (folder / "orders").write_text("raise")
+    with pytest.raises(TrainingError, match="ValueError: the forecaster is unwell"):
+        project.forecast("sold", where={"region": "north"})

@@ -31,7 +31,8 @@ _MONTHS_OF = {"M": 1, "Q": 3, "Y": 12}
 _ALLOWED = "a frequency as pandas writes it: s, min, h, D, B, W-MON, MS, ME, QS, QE, YS, YE, or 15min, 2h, …"
 _LEAST = 3  # instants from which a frequency can be told
 _LONGEST = 200_000  # periods; a slip of a year, and a table of empty hours fills the memory
-_RANGE = (np.datetime64("1680-01-01"), np.datetime64("2260-01-01"))  # what 64 bits of nanoseconds hold
+LAST_DATE = np.datetime64("2260-01-01")
+_RANGE = (np.datetime64("1680-01-01"), LAST_DATE)  # what 64 bits of nanoseconds hold
 
 
 # --- frequencies ------------------------------------------------------------------------------------------------
@@ -232,6 +233,11 @@ class Regular:
         return Regular(self.freq, self.first, self.values[: period - self.first + 1])
 
 
+def reach(freq: Freq, now: datetime) -> datetime:
+    """Return the end of the current period, in UTC without a zone; rows behind it tell of plans or slips, not how far the records go."""
+    return freq.start_of(freq.period_of(now) + 1).replace(tzinfo=None)
+
+
 def regular(
     times: Array, values: Floats, how: Series, freq: Freq, *, now: datetime, latest: datetime | None = None
 ) -> Regular:
@@ -240,7 +246,7 @@ def regular(
     Args:
         times: datetime64; a row without time or value is no row.
         now: periods that have not ended by then are left out unless the unfinished one counts.
-        latest: time of the newest row of the whole model: up to there a period without rows is a gap.
+        latest: time of the newest row of the whole model before `reach`: up to there a period without rows is a gap.
 
     Raises:
         NoData: no row is left.

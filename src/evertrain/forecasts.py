@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, cast
 from evertrain import registry
 from evertrain.artifacts import Artifacts
 from evertrain.clock import from_text
-from evertrain.errors import ConfigError, NoModelYet, NotFound, TrainingError
+from evertrain.errors import ConfigError, EvertrainError, NoModelYet, NotFound, TrainingError
 from evertrain.forecasting import parse_freq
 from evertrain.partitions import KeyText, closure, decode, encode, fallbacks, label
-from evertrain.specs import ForecastTrainer, ModelSpec, decode_trainer
+from evertrain.specs import ForecastTrainer, ModelSpec, Series, decode_trainer
 from evertrain.store import models
 from evertrain.store.connect import Record, Store
 from evertrain.trainers.make import make
@@ -140,10 +140,11 @@ class Forecasts:
         Raises:
             NoModelYet: nothing was trained yet; says how far the first training is.
             NotFound: a name is no dimension.
+            ConfigError: `h` or `level` is none that a model could declare.
         """
         found = self._current()
-        spec, series = found.spec, found.spec.series
-        assert series is not None
+        spec = found.spec
+        series = asked_for(spec, h, level)
         key = key_of(spec, partition or {})
         wanted = [key] if exactly else [key, *fallbacks(decode(key), spec.dimensions, spec.levels)]
         with self.store.read() as tx:
@@ -158,10 +159,16 @@ class Forecasts:
                 leaves = []
         row = rows[answering]
         answer = _answer(spec, key, answering, row, now)
-        h, levels = h or series.h, series.level if level is None else tuple(level)
-        if h > len(answer.ds) or not set(levels) <= set(answer.level):
-            answer = self._asked_anew(answer, row.fit, max(h, len(answer.ds)), levels)
-        answer = answer.only(h, levels)
+        if series.h > len(answer.ds) or not set(series.level) <= set(answer.level):
+            try:
+                answer = self._asked_anew(answer, row.fit, max(series.h, len(answer.ds)), series.level)
+            except EvertrainError as error:
+                if h is not None or level is not None:
+                    raise
+                # The declaration changed since this fit; who asked for nothing in particular gets what there is.
+                answer = replace(answer, note=f"as it was stored: {error}")
+                series = replace(series, level=tuple(one for one in series.level if one in answer.level))
+        answer = answer.only(series.h, series.level)
         return summed(answer, leaves) if leaves else answer
 
     def _asked_anew(self, answer: Forecast, number: int, h: int, level: Sequence[int]) -> Forecast:
@@ -178,6 +185,9 @@ class Forecasts:
             found = ahead(trainer, trainer.load(data), freq, series["last"], h, level)
         except TrainingError as error:
             raise TrainingError(f"{answer.version} cannot forecast {h} periods: {error}") from error
+        except Exception as error:  # what a trainer of a user's raises
+            said = f"{type(error).__name__}: {error}"
+            raise TrainingError(f"{answer.version} cannot forecast {h} periods: {said}") from error
         return replace(answer, ds=found.pop("ds"), mean=found.pop("mean"), intervals=found)
 
     def coherence(self) -> list[Coherence]:
@@ -209,6 +219,17 @@ class Coherence:
     @property
     def percent(self) -> float | None:
         return 100 * (self.total / self.own - 1) if self.own else None
+
+
+def asked_for(spec: ModelSpec, h: int | None, level: Sequence[int] | None) -> Series:
+    """Return what a model declares of its series, with the horizon and the intervals that a question names.
+
+    Raises:
+        ConfigError: they are none that a model could declare.
+    """
+    assert spec.series is not None
+    own: dict[str, Any] = {"h": h, "level": level}
+    return replace(spec.series, **{name: value for name, value in own.items() if value is not None})
 
 
 def stale_periods(series: Mapping[str, Any], now: datetime) -> int:

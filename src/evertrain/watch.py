@@ -17,7 +17,7 @@ import numpy as np
 
 from evertrain.errors import DataError
 from evertrain.events import Kind
-from evertrain.forecasting import infer_freq
+from evertrain.forecasting import infer_freq, parse_freq, reach
 from evertrain.partitions import KeyText, closure, decode, encode, label, rollup
 from evertrain.sources import read
 from evertrain.sources.index import Leaf, comparable, leaves
@@ -107,6 +107,7 @@ def task(
                 "recipe": user.recipe,
                 "is_series": user.spec.series is not None,
                 "freq": _freq(user),
+                "now": tx.now.isoformat(),
                 "path": str(folder / f"{user.id}-{commit}-{secrets.token_hex(6)}.arrow"),
             }
             for user in users
@@ -470,12 +471,19 @@ def _series_facts(
     before = (user.extract or {}).get("series") or {} if after else {}
     freq = _freq(user)
     if freq is None:
-        found = [from_sql(kind, one).isoformat()[:26] for one in datasets.times(tx, dataset, time, user.spec.target)]
+        found = [from_sql(kind, one).isoformat()[:19] for one in datasets.times(tx, dataset, time, user.spec.target)]
         freq = infer_freq(np.array(found, dtype="datetime64[us]"))
-    known = to_sql(kind, before.get("latest"), time)
+    known = to_sql(kind, before.get("newest", before.get("latest")), time)
     newest = datasets.newest(tx, dataset, time, user.spec.target, after, known)
-    latest = None if newest is None else from_sql(kind, newest).isoformat()
-    return {"series": {"freq": freq, "latest": latest}, "recipe": user.recipe}
+    until = to_sql(kind, (reach(parse_freq(freq), tx.now) - timedelta(microseconds=1)).isoformat(), time)
+    latest = newest
+    if newest is not None and newest > until:
+        latest = datasets.newest(tx, dataset, time, user.spec.target, until=until)
+    facts = {
+        name: one if one is None else from_sql(kind, one).isoformat()
+        for name, one in (("latest", latest), ("newest", newest))
+    }
+    return {"series": {"freq": freq, **facts}, "recipe": user.recipe}
 
 
 def _touched(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 import time
@@ -20,12 +21,12 @@ import numpy as np
 
 from evertrain.clock import from_text, to_text
 from evertrain.control.opened import Opened
-from evertrain.errors import Conflict, DataError, NoModelYet, NotFound, TrainingError
+from evertrain.errors import ConfigError, Conflict, DataError, EvertrainError, NoModelYet, NotFound, TrainingError
 from evertrain.events import Kind
 from evertrain.executors.child import work
 from evertrain.executors.jobs import Job, Lost, Message
 from evertrain.forecasting import NoData, parse_freq, regular
-from evertrain.forecasts import Forecast, Forecasts
+from evertrain.forecasts import Forecast, Forecasts, asked_for
 from evertrain.partitions import printable
 from evertrain.sources import read
 from evertrain.specs import Dataset, ModelSpec, ProjectSpec, encode
@@ -35,6 +36,7 @@ from evertrain.trainers.make import family
 
 Progress = Callable[[str, float | None], None]
 _MOST_VALUES = 1000
+_MOST_SAID = 200
 
 
 def filtered(
@@ -57,17 +59,39 @@ def filtered(
 
     Raises:
         DataError: a column does not exist, or too few rows have these values.
+        ConfigError: `where` names no values or far too many, or `h` or `level` is none that a model could declare.
         Conflict: another one is being made, and was not done in time.
     """
     reader = Forecasts(opened.store, opened.artifacts, model, opened.inline)
     spec = reader.spec
-    wanted = {name: list(value) if isinstance(value, list | tuple | set) else [value] for name, value in where.items()}
+    wanted = _listed(where)
     if not wanted:
         return reader.read(None, h, level)
-    if set(wanted) <= set(spec.dimensions) and all(len(values) == 1 for values in wanted.values()):
+    named = set(wanted) <= set(spec.dimensions) and all(len(values) == 1 for values in wanted.values())
+    if named:
         with suppress(NoModelYet, NotFound):
             return reader.read({name: values[0] for name, values in wanted.items()}, h, level, exactly=True)
-    return _Temporary(opened, spec, wanted, h, level, progress).answer()
+    question = _Temporary(opened, spec, wanted, h, level, progress)
+    if named:  # "3" may have been typed for the partition 3
+        with suppress(NoModelYet, NotFound):
+            return reader.read({name: values[0] for name, values in question.where.items()}, h, level, exactly=True)
+    return question.answer()
+
+
+def _listed(where: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the values by column, each a list.
+
+    Raises:
+        ConfigError: it is no mapping, a list is empty, or there are more combinations than one may ask for.
+    """
+    if not isinstance(where, Mapping):
+        raise ConfigError("where", where, 'values by column, such as {"region": "north"}')
+    wanted = {name: list(value) if isinstance(value, list | tuple | set) else [value] for name, value in where.items()}
+    if empty := [name for name, values in wanted.items() if not values]:
+        raise ConfigError(f"where[{empty[0]!r}]", where[empty[0]], "a value, or a list of at least one")
+    if (number := math.prod(map(len, wanted.values()))) > _MOST_VALUES:
+        raise ConfigError("where", f"{number} combinations of values", f"at most {_MOST_VALUES}")
+    return wanted
 
 
 def actuals(opened: Opened, model: str, where: Mapping[str, Any]) -> tuple[list[str], list[float]]:
@@ -101,8 +125,9 @@ def actuals(opened: Opened, model: str, where: Mapping[str, Any]) -> tuple[list[
     times = np.array([None if at is None else str(at)[:19] for at, _ in rows], dtype="datetime64[us]")
     values = np.array([np.nan if value is None else value for _, value in rows], dtype=np.float64)
     freq = parse_freq(facts["freq"])
+    latest = facts["latest"] and datetime.fromisoformat(facts["latest"])
     try:
-        series = regular(times, values, spec.series, freq, now=now, latest=datetime.fromisoformat(facts["latest"]))
+        series = regular(times, values, spec.series, freq, now=now, latest=latest)
     except NoData:
         return [], []
     return freq.texts(series.periods), series.values.tolist()
@@ -122,8 +147,8 @@ class _Temporary:
     ) -> None:
         assert spec.series is not None
         self.opened, self.spec, self.series = opened, spec, spec.series
-        self.h = h or spec.series.h
-        self.level = spec.series.level if level is None else tuple(level)
+        series = asked_for(spec, h, level)
+        self.h, self.level = series.h, series.level
         self.progress = progress
         with opened.store.read() as tx:
             project = models.project(tx)
@@ -144,9 +169,10 @@ class _Temporary:
                 f"{unknown[0]!r} is no column of {spec.source}; there are {', '.join(columns)}", column=unknown[0]
             )
         self.where = {name: [_typed(columns[name], one, name) for one in values] for name, values in where.items()}
-        self.said = ", ".join(
+        said = ", ".join(
             f"{name}={' or '.join(printable(str(one)) for one in values)}" for name, values in where.items()
         )
+        self.said = said if len(said) <= _MOST_SAID else f"{said[:_MOST_SAID]}…"
 
     def answer(self) -> Forecast:
         key = self._key()
@@ -243,8 +269,6 @@ class _Temporary:
         assert self.dataset is not None
         dataset, names = self.dataset, list(self.where)
         combined = [list(one) for one in product(*self.where.values())]
-        if len(combined) > _MOST_VALUES:
-            raise DataError(f"{self.said[:200]} names {len(combined)} combinations of values; allowed: {_MOST_VALUES}")
         values = [
             [to_sql(dataset.columns[name], v, name) for name, v in zip(names, one, strict=True)] for one in combined
         ]
@@ -255,7 +279,13 @@ class _Temporary:
         """Have a worker do it, and return its answer."""
         if self.project.executor == "inline":
             found: list[Message] = []
-            work(task, found.append, dict(self.opened.inline))
+            try:
+                work(task, found.append, dict(self.opened.inline))
+            except EvertrainError:
+                raise
+            except Exception as error:  # what a trainer of a user's raises
+                said = f"{type(error).__name__}: {error}"
+                raise TrainingError(f"the forecast of rows where {self.said} failed: {said}") from error
             return next(one for one in found if one["type"] == "answer")
         executor = self.opened.executor()
         job = Job(
@@ -287,8 +317,8 @@ def _typed(kind: str, value: Any, name: str) -> Any:
             raise DataError(f"{name} is {value!r}; allowed: {kind}", column=name) from None
     if isinstance(value, str) and kind == "boolean" and value.lower() in ("true", "false"):
         value = value.lower() == "true"
-    to_sql(kind, value, name)  # raises where it is not of the column's type
-    return value.isoformat() if hasattr(value, "isoformat") else value
+    found = from_sql(kind, to_sql(kind, value, name))  # raises where it is not of the column's type
+    return found.isoformat() if hasattr(found, "isoformat") else found
 
 
 @contextmanager

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from evertrain import forecasting
@@ -67,8 +69,12 @@ def series_facts(frame: pl.DataFrame, reading: Reading, wanted: Message) -> dict
     if not times.dtype.is_temporal():
         raise DataError(f"the time column {reading.time!r} holds no dates; a forecast needs dates", column=reading.time)
     distinct = times.unique().sort().cast(pl.Datetime("us")).dt.replace_time_zone(None).to_numpy()
-    newest = str(distinct[-1].astype("datetime64[s]")) if distinct.size else None
-    return {"series": {"freq": wanted["freq"] or forecasting.infer_freq(distinct), "latest": newest}}
+    freq = wanted["freq"] or forecasting.infer_freq(distinct)
+    come = distinct[
+        distinct < np.datetime64(forecasting.reach(forecasting.parse_freq(freq), datetime.fromisoformat(wanted["now"])))
+    ]
+    newest = str(come[-1].astype("datetime64[s]")) if come.size else None
+    return {"series": {"freq": freq, "latest": newest}}
 
 
 def _probe(source: Source) -> str | None:

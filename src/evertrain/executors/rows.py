@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import polars as pl
@@ -134,8 +134,10 @@ class _Converted:
         self.each: dict[str, tuple[pl.Series, str]] = {}
         for name, kind in columns.items():
             series = frame[name]
-            if kind in (ColumnType.INTEGER, ColumnType.BOOLEAN) and series.null_count():
-                # Their dtype depends on missing values, and a partition must look the same whoever its neighbours are.
+            nullable = kind in (ColumnType.INTEGER, ColumnType.BOOLEAN) and series.null_count()
+            if nullable or (kind in (ColumnType.DATE, ColumnType.INSTANT) and _is_far(series)):
+                # Their dtype depends on missing values, or on a date far away, and a partition must look the same
+                # whoever its neighbours are.
                 self.each[name] = series, kind
             else:
                 self.at_once[name] = to_numpy(series, kind)
@@ -157,15 +159,21 @@ class _Converted:
 
 def to_numpy(series: pl.Series, kind: str) -> Array:
     """Return a column as trainers get it: numbers with NaN for missing, texts as objects, instants in UTC without a
-    zone, as pandas and scikit-learn expect them.
+    zone, as pandas and scikit-learn expect them; in microseconds where one is too far away for nanoseconds.
     """
-    if kind == ColumnType.INSTANT:
-        return series.dt.replace_time_zone(None).cast(pl.Datetime("ns")).to_numpy()
-    if kind == ColumnType.DATE:
-        return series.cast(pl.Datetime("ns")).to_numpy()
+    if kind in (ColumnType.INSTANT, ColumnType.DATE):
+        plain = series.dt.replace_time_zone(None) if kind == ColumnType.INSTANT else series
+        return plain.cast(pl.Datetime("us" if _is_far(series) else "ns")).to_numpy()
     if kind == ColumnType.TEXT or (kind == ColumnType.BOOLEAN and series.null_count()):
         return np.array(series.to_list(), dtype=object)
     return series.to_numpy()
+
+
+def _is_far(series: pl.Series) -> bool:
+    """Return whether a date or an instant is none that 64 bits of nanoseconds hold: of 1677 or before, 2262 or after."""
+    years = series.dt.year()
+    low, high = years.min(), years.max()
+    return low is not None and not (cast("int", low) > 1677 and cast("int", high) < 2262)
 
 
 def to_pandas(frame: pl.DataFrame, columns: Schema) -> pd.DataFrame:

@@ -327,25 +327,31 @@ def times(tx: Tx, dataset: Dataset, time: str, needed: str, limit: int = 20_000)
     ]
 
 
-def newest(tx: Tx, dataset: Dataset, time: str, needed: str, after: int, known: Any) -> Any:
+def newest(
+    tx: Tx, dataset: Dataset, time: str, needed: str, after: int = 0, known: Any = None, until: Any = None
+) -> Any:
     """Return the newest time of the rows that have a value in `needed`.
 
     Args:
+        until: rows after this time are not looked at.
         after, known: what it was in an earlier version; then only what changed since is looked at, unless a row of
             that time went away.
     """
     column, has = dataset.sql(time), f"{dataset.sql(needed)} IS NOT NULL"
-    since = ""
+    has += "" if until is None else f" AND {column} <= :until"
+    since, values = "", {} if until is None else {"until": until}
     if known is not None:
         gone = tx.value(
             f"SELECT max({column}) FROM {dataset.table} WHERE until > :after AND until <= :version AND {has}",
             after=after,
             version=dataset.version,
+            **values,
         )
         since = " AND since > :after" if gone is None or gone < known else ""
     found = tx.value(
         f"SELECT max({column}) FROM {dataset.table} WHERE {LIVE} AND {has}{since}",
         version=dataset.version,
+        **values,
         **({"after": after} if since else {}),
     )
     return max((one for one in (found, known if since else None) if one is not None), default=None)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evertrain.errors import TrainingError
-from evertrain.forecasting import Freq
+from evertrain.forecasting import LAST_DATE, Freq
 from evertrain.specs import ForecastTrainer
 from evertrain.trainers.naive import NaiveForecaster
 
@@ -46,7 +46,13 @@ def checked(trainer: ForecastTrainer, fitted: Any, h: int, level: Sequence[int])
 def ahead(
     trainer: ForecastTrainer, fitted: Any, freq: Freq, last: int, h: int, level: Sequence[int]
 ) -> dict[str, list[Any]]:
-    """Return a checked forecast of the periods behind `last`, as plain values with their labels under "ds"."""
+    """Return a checked forecast of the periods behind `last`, as plain values with their labels under "ds".
+
+    Raises:
+        TrainingError: as `checked`, and for periods that no calendar of ours holds.
+    """
+    if freq.period(np.array([LAST_DATE]))[0] < last + h:
+        raise TrainingError(f"{h} periods of {freq.name} reach beyond {LAST_DATE}")
     found = checked(trainer, fitted, h, level)
     values = {name: [one if math.isfinite(one) else None for one in column.tolist()] for name, column in found.items()}
     return {"ds": freq.texts(np.arange(last + 1, last + 1 + h)), **values}
