@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from benchmarks import datasets, partitions
+from benchmarks import datasets, forecasts, partitions
 from benchmarks.measure import Row, machine, memory_mb, python, repeated, spread
 from evertrain import __version__
 
@@ -112,12 +113,25 @@ def main() -> None:
         steps += [slow_disk, lambda: partitions.two_of_many(9)]
     steps += [lambda: partitions.promotion(times), lambda: partitions.whole_loop(times)]
     steps.append(lambda: datasets.rows((10_000,) if arguments.quick else (10_000, 1_000_000)))
+    steps += _forecasts(arguments.quick)
     for step in steps:
         for row in step():
             rows.append(row)
             print(f"{row.what}: {row.value} ({row.spread}); {row.against}; target {row.target}", flush=True)
     if not arguments.quick:
         PAGE.write_text(_page(rows))
+
+
+def _forecasts(quick: bool) -> list[Callable[[], list[Row]]]:
+    """AutoTheta at full size, and AutoETS, which takes five times as long, on a part."""
+    if quick:
+        return [lambda: forecasts.retraining("SeasonalNaive", 4, 10, 1), lambda: forecasts.reading(300)]
+    return [
+        lambda: forecasts.retraining("AutoTheta", 20, 50, 3),
+        lambda: forecasts.retraining("AutoETS", 4, 25, 3),
+        lambda: forecasts.retraining("SeasonalNaive", 20, 50, 3),
+        lambda: forecasts.reading(5_000),
+    ]
 
 
 def _page(rows: list[Row]) -> str:

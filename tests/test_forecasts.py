@@ -446,3 +446,32 @@ def test_rollback_brings_the_earlier_forecast_back(served):
     project.refresh()
     project.rollback("kg", partition=[{"fruit": "Avocado", "town": "Pilar"}, {"fruit": "Avocado"}])
     assert everything(project) == before
+
+
+def test_only_the_fit_that_is_stored_is_told_of_intervals(make, clock, folder, monkeypatch):
+    project, dataset = farm(make, clock, series={"freq": "MS", "windows": 2})
+    import toys
+
+    told, fit = [], toys.Repeat.fit
+
+    def listening(self, frame, context):
+        told.append((context.mean_only, context.level, len(frame)))
+        return fit(self, frame, context)
+
+    monkeypatch.setattr(toys.Repeat, "fit", listening)
+    dataset.ingest(harvests(FRUITS[:1], TOWNS[:1]))
+    project.refresh()
+    each = [(False, (80, 95), 30), (True, (), 18), (True, (), 24)]
+    assert sorted(told) == sorted(2 * each)  # of the partition and of its rollup
+
+
+def test_rows_of_a_series_are_copied_without_a_number_for_each(make, clock, monkeypatch):
+    project, dataset = farm(make, clock)
+    dataset.ingest(harvests())
+
+    def needless(*arguments):
+        raise AssertionError("a series is split by its periods, not by rows")
+
+    monkeypatch.setattr("evertrain.sources.extract.row_digests", needless)
+    project.refresh()
+    assert {state for state, _ in ended(project).values()} == {"promoted"}

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,7 @@ class SeriesFitting(Fitting):
     season: int = 1
     h: int = 1
     level: tuple[int, ...] = ()
+    mean_only: bool = False
 
 
 @dataclass
@@ -72,6 +73,11 @@ class _Work:
         return self.context.season
 
     @cached_property
+    def trial(self) -> SeriesFitting:
+        """What a trainer is told for a backtest, of which nobody will ask an interval."""
+        return replace(self.context, level=(), mean_only=True)
+
+    @cached_property
     def least(self) -> int:
         """The fewest periods that the trainer is asked to learn from."""
         ask = getattr(self.trainer, "least", None)
@@ -86,10 +92,10 @@ class _Work:
             return "every period is zero" if known[0] == 0 else "every period is the same"
         return None
 
-    def fitted(self, upto: Regular) -> tuple[ForecastTrainer, Any]:
+    def fitted(self, upto: Regular, context: SeriesFitting | None = None) -> tuple[ForecastTrainer, Any]:
         """Return the trainer and what it made of a series: the model's own, or the naive one."""
         trainer = self.trainer_for(upto)
-        return trainer, trainer.fit(frame_of(upto), self.context)
+        return trainer, trainer.fit(frame_of(upto), context or self.context)
 
     def trainer_for(self, upto: Regular) -> ForecastTrainer:
         naive: ForecastTrainer = NaiveForecaster()
@@ -99,7 +105,7 @@ class _Work:
         """Return what this procedure would have said at an earlier origin of the periods up to the last one."""
         if origin not in self.said:
             steps = min(self.shared.series.h, self.series.last - origin)
-            trainer, fitted = self.fitted(self.series.upto(origin))
+            trainer, fitted = self.fitted(self.series.upto(origin), self.trial)
             self.said[origin] = checked(trainer, fitted, steps, ())["mean"]
         return self.said[origin]
 
@@ -152,7 +158,8 @@ def frame_of(series: Regular) -> pd.DataFrame:
     """Return a series as trainers get it, in a frame that its owner may change."""
     import pandas as pd
 
-    return pd.DataFrame({"ds": series.freq.label(series.periods), "y": series.values.copy()})
+    # Both are new arrays, so pandas need not copy them once more.
+    return pd.DataFrame({"ds": series.freq.label(series.periods), "y": series.values.copy()}, copy=False)
 
 
 # --- fitting ----------------------------------------------------------------------------------------------------
@@ -314,7 +321,7 @@ def temporary(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None
             " or a rollup instead"
         )
     reading = Reading(spec.name, spec.target, (), (), tuple(task["key"]), task["time"])
-    made = extract(Table(frame), reading, scratch / "rows.arrow")
+    made = extract(Table(frame), reading, scratch / "rows.arrow", identities=False)
     shared = setting({**task, "extract": made.path, "columns": made.columns}, emit, inline, copied=False)
     item: Message = {"id": 0, "key": "{}", "input": task["said"], "start": None, "rows": None, "leaf": False}
     ((_, rows),) = parts(shared.extract, shared.columns, shared.time, [item])
