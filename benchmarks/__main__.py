@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import datasets, partitions
+from benchmarks import datasets, forecasts, partitions
 from benchmarks.measure import Row, machine, memory_mb, python, repeated, spread
 from evertrain import __version__
 
@@ -119,6 +120,8 @@ def main() -> None:
     if arguments.only_datasets:
         steps, rows = [], _measured_before()
     steps.append(lambda: datasets.rows(many))
+    if not arguments.only_datasets:
+        steps += _forecasts(arguments.quick)
     for step in steps:
         for row in step():
             rows.append(row)
@@ -137,6 +140,18 @@ def _measured_before() -> list[Row]:
         if line.startswith("| ") and cells[0] != "what":
             found.append(Row(*cells))
     return found
+
+
+def _forecasts(quick: bool) -> list[Callable[[], list[Row]]]:
+    """AutoTheta at full size, and AutoETS, which takes five times as long, on a part."""
+    if quick:
+        return [lambda: forecasts.retraining("SeasonalNaive", 4, 10, 1), lambda: forecasts.reading(300)]
+    return [
+        lambda: forecasts.retraining("AutoTheta", 20, 50, 3),
+        lambda: forecasts.retraining("AutoETS", 4, 25, 3),
+        lambda: forecasts.retraining("SeasonalNaive", 20, 50, 3),
+        lambda: forecasts.reading(5_000),
+    ]
 
 
 def _page(rows: list[Row]) -> str:

@@ -329,6 +329,7 @@ class Told:
     season: int = 7
     h: int = 7
     level: tuple[int, ...] = (80, 95)
+    mean_only: bool = False
     seed: int = 7
     said: list[str] = field(default_factory=list)
 
@@ -443,7 +444,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(shop):
         "y = 50 + 9 * np.sin(np.arange(80) / 3) + np.arange(80) % 5\n"
         "frame = pd.DataFrame({'ds': pd.date_range('2026-01-01', periods=80), 'y': y})\n"
         "def bits(seed):\n"
-        "    told = N(freq='D', season=7, h=7, level=(95,), seed=seed, progress=lambda *_: None)\n"
+        "    told = N(freq='D', season=7, h=7, level=(95,), seed=seed, mean_only=False, progress=lambda *_: None)\n"
         "    trainer = HybridForecaster(epochs=3)\n"
         "    return hashlib.sha256(trainer.save(trainer.fit(frame, told))).hexdigest()\n"
         "print(bits(7), bits(8))"

@@ -547,3 +547,35 @@ def test_a_library_that_is_not_installed_is_named_before_the_first_fit(monkeypat
     model = ModelSpec("kg", "rows", "kg", Command("train"), series=Series(3))
     with pytest.raises(ConfigError, match=r"statsforecast beside it: pip install 'evertrain\[forecast\]'"):
         make.check(model, build("evertrain:Forecaster", {}))
+
+
+@pytest.mark.parametrize("name", ["AutoETS", "AutoTheta", "WindowAverage", "Ridge", "RandomForest"])
+def test_a_fit_of_a_backtest_says_the_same_without_the_work_that_only_intervals_need(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forecaster, y = trainer(name), SERIES["usual"]
+    usual = forecaster.forecast(forecaster.fit(frame(y), Told()), 12, ())["mean"]
+
+    def needless(*arguments: Any) -> Any:
+        raise AssertionError("forecasts in hindsight are for intervals")
+
+    for module in (lags, statsforecast):
+        monkeypatch.setattr(module, "_errors", needless)
+    told = Told(level=())
+    told.mean_only = True  # type: ignore[attr-defined]
+    fitted = forecaster.fit(frame(y), told)
+
+    assert forecaster.forecast(fitted, 12, ())["mean"].tobytes() == usual.tobytes()
+
+
+def test_many_arrays_of_one_saved_fit_stay_what_and_as_apart_as_they_were() -> None:
+    arrays = [
+        np.arange(6.0).reshape(2, 3), np.array(7.0), np.empty((0, 4)), np.arange(3), np.array([True, False]),
+        np.arange(3, dtype="i1"), np.asfortranarray(np.arange(4.0).reshape(2, 2)), np.float32(1.5),
+    ]  # fmt: skip
+    found = series.unpack(series.pack({"arrays": arrays}), lambda tree: tree["arrays"])
+    for one, other in zip(arrays, found, strict=True):
+        assert (one.dtype, one.shape) == (other.dtype, other.shape)
+        assert np.array_equal(one, other)
+    found[0][:] = -1
+    assert found[6][0, 0] == 0

@@ -696,3 +696,32 @@ def test_a_horizon_that_was_raised_takes_no_stored_forecast_away(make, clock):
         project.forecast("sold", h=14)
     project.refresh()
     assert (len(project.forecast("sold").ds), project.forecast("sold").level) == (14, [50, 80])
+
+
+def test_only_the_fit_that_is_stored_is_told_of_intervals(make, clock, folder, monkeypatch):
+    project, dataset = farm(make, clock, series={"freq": "MS", "windows": 2})
+    import toys
+
+    told, fit = [], toys.Repeat.fit
+
+    def listening(self, frame, context):
+        told.append((context.mean_only, context.level, len(frame)))
+        return fit(self, frame, context)
+
+    monkeypatch.setattr(toys.Repeat, "fit", listening)
+    dataset.ingest(harvests(FRUITS[:1], TOWNS[:1]))
+    project.refresh()
+    each = [(False, (80, 95), 30), (True, (), 18), (True, (), 24)]
+    assert sorted(told) == sorted(2 * each)  # of the partition and of its rollup
+
+
+def test_rows_of_a_series_are_copied_without_a_number_for_each(make, clock, monkeypatch):
+    project, dataset = farm(make, clock)
+    dataset.ingest(harvests())
+
+    def needless(*arguments):
+        raise AssertionError("a series is split by its periods, not by rows")
+
+    monkeypatch.setattr("evertrain.sources.extract.row_digests", needless)
+    project.refresh()
+    assert {state for state, _ in ended(project).values()} == {"promoted"}

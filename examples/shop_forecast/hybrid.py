@@ -210,7 +210,7 @@ class HybridForecaster:
         y = frame["y"].to_numpy(dtype=np.float64)
         prophet, lstm = self._parts(frame, context, context.progress)
         errors = [[0.0]]  # a backtest asks for no interval
-        if context.level:
+        if not context.mean_only:
             context.progress("Measuring the interval on days held back...", None)
             errors = self._errors(frame, context)
         meta = {

@@ -24,7 +24,7 @@ NOISE = 0.08
 
 def sales(end: date, days: int, seed: int = 7) -> Iterator[list[object]]:
     """Yield rows (date, product_id, category, region, sales) of the days up to `end`: trend, year, week, noise."""
-    draw = random.Random(seed)  # noqa: S311 - generated data
+    draw = random.Random(seed)
     for number in range(days):
         day = end - timedelta(days=days - 1 - number)
         year = 1 + 0.2 * math.sin(2 * math.pi * day.timetuple().tm_yday / 365.25)

@@ -30,7 +30,9 @@ def main() -> None:
     held: dict[str, list[Any]] = {"80 %": [], "95 %": [], "95 % of Prophet alone": [], "stock for 95 %": []}
     for number in range(int(sys.argv[1]) if len(sys.argv) > 1 else 34):
         frame = series(number)
-        told = SimpleNamespace(freq="D", season=7, h=H, level=(80, 95), seed=number, progress=lambda *_: None)
+        told = SimpleNamespace(
+            freq="D", season=7, h=H, level=(80, 95), mean_only=False, seed=number, progress=lambda *_: None
+        )
         fitted, actual = HybridForecaster().fit(frame.iloc[:DAYS], told), frame["y"].to_numpy()[DAYS:]
         said, alone = fitted.forecast(H, (80, 95)), PARTS.forecast(fitted.prophet, H, (95,))
         for name, found, level in (("80 %", said, 80), ("95 %", said, 95), ("95 % of Prophet alone", alone, 95)):

@@ -606,13 +606,16 @@ class SeriesContext(Context, Protocol):
     Attributes:
         freq: length of a period, as pandas writes it.
         season: periods of a season; 1 is none.
-        h, level: periods ahead, and intervals in per cent, that will be asked for first; in a backtest no interval is.
+        h, level: periods ahead, and intervals in per cent, that will be asked for first.
+        mean_only: whether no interval will ever be asked for, because the fit is one of a backtest; what only
+            intervals need may be left out.
     """
 
     freq: str
     season: int
     h: int
     level: tuple[int, ...]
+    mean_only: bool
 
 
 class ForecastTrainer(Protocol):

@@ -81,7 +81,8 @@ def unpacked(task: Message, spec: ModelSpec) -> tuple[Schema, str]:
         tuple(task["key"]),
         task["time"],
     )
-    made = extract(Table(frame), reading, copied.with_suffix(".arrow"))
+    # A series is split by its periods, and the dataset's own index says whether its rows changed.
+    made = extract(Table(frame), reading, copied.with_suffix(".arrow"), identities=spec.series is None)
     where = {leaf.key: leaf for leaf in leaves(made.index)}
     for item in task["items"]:
         if item["leaf"]:

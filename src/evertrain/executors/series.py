@@ -51,6 +51,7 @@ class SeriesFitting(Fitting):
     season: int = 1
     h: int = 1
     level: tuple[int, ...] = ()
+    mean_only: bool = False
 
 
 @dataclass
@@ -107,8 +108,9 @@ class _Work:
         """Return the same, drawn from a seed that both sides share: a procedure is judged, and not its luck."""
         steps = min(self.shared.series.h, self.series.last - origin)
         about = f"backtest to {self.series.freq.texts(np.array([origin]))[0]}: "
-        # Without levels: a trainer that measures its intervals need not do so here, where nobody asks for them.
-        trainer, fitted = self.fitted(self.series.upto(origin), replace(self.context, seed=seed, level=(), about=about))
+        # A trainer that measures its intervals need not do so here, where nobody will ask for them.
+        context = replace(self.context, seed=seed, level=(), mean_only=True, about=about)
+        trainer, fitted = self.fitted(self.series.upto(origin), context)
         mean: np.ndarray[Any, Any] = checked(trainer, fitted, steps, ())["mean"]
         return mean
 
@@ -161,7 +163,8 @@ def frame_of(series: Regular) -> pd.DataFrame:
     """Return a series as trainers get it, in a frame that its owner may change."""
     import pandas as pd
 
-    return pd.DataFrame({"ds": series.freq.label(series.periods), "y": series.values.copy()})
+    # Both are new arrays, so pandas need not copy them once more.
+    return pd.DataFrame({"ds": series.freq.label(series.periods), "y": series.values.copy()}, copy=False)
 
 
 # --- fitting ----------------------------------------------------------------------------------------------------
@@ -369,7 +372,7 @@ def temporary(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None
             " or a rollup instead"
         )
     reading = Reading(spec.name, spec.target, (), (), tuple(task["key"]), task["time"])
-    made = extract(Table(frame), reading, scratch / "rows.arrow")
+    made = extract(Table(frame), reading, scratch / "rows.arrow", identities=False)
     shared = setting({**task, "extract": made.path, "columns": made.columns}, emit, inline, copied=False)
     item: Message = {"id": 0, "key": "{}", "input": task["said"], "start": None, "rows": None, "leaf": False}
     ((_, rows),) = parts(shared.extract, shared.columns, shared.time, [item])

@@ -61,12 +61,16 @@ class Extract:
         return asdict(self)
 
 
-def extract(table: Table, reading: Reading, target: Path) -> Extract:
+def extract(table: Table, reading: Reading, target: Path, *, identities: bool = True) -> Extract:
     """Write the rows that a model needs to `target` (an Arrow file) and `target`.idx (the index).
 
     Two numbers are added to each row: `__row__` begins its digest and tells rows apart; `__side__` is uniform over
     64 bits and decides on which side of the hold-out it falls. The side comes from the key, or from the content
     without the target, so that a corrected label leaves a row where it is.
+
+    Args:
+        identities: False leaves both numbers zero and the index without fingerprints, for a copy that nobody compares
+            or splits by rows; they take most of the time.
 
     Raises:
         DataError: a column that the model needs is missing.
@@ -75,16 +79,17 @@ def extract(table: Table, reading: Reading, target: Path) -> Extract:
     frame = table.frame.select(used)
     labelled = frame.filter(pl.col(reading.target).is_not_null())
     codes, keys = _keys(labelled, reading.dimensions)
-    digests = row_digests(labelled, used)
+    digests = row_digests(labelled, used) if identities else np.zeros((labelled.height, 32), np.uint8)
+    sides = _sides(labelled, reading, used) if identities else np.zeros(labelled.height, np.uint64)
     # Rows of one partition keep their order: two reads of the same rows train the same model.
     order = codes.to_frame("code").select(pl.arg_sort_by("code", maintain_order=True)).to_series()
     labelled = labelled.with_columns(
         pl.Series(ROW, digests[:, :8].copy().view("<u8").reshape(-1), dtype=pl.UInt64),
-        pl.Series(SIDE, _sides(labelled, reading, used), dtype=pl.UInt64),
+        pl.Series(SIDE, sides, dtype=pl.UInt64),
     )[order]
     places = codes[order].to_numpy()
     starts = np.flatnonzero(np.diff(places, prepend=-1)).tolist()
-    marks = sums(digests[order.to_numpy()], starts)
+    marks = sums(digests[order.to_numpy()], starts) if identities else [""] * len(starts)
     ends = [*starts[1:], labelled.height]
     labelled.write_ipc(target, compression="uncompressed", record_batch_size=4096)
     index = target.with_suffix(".idx")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,11 @@ def values(frame: pd.DataFrame, who: str, least: int, *, missing: bool = False) 
     if found.size - holes < least:
         raise DataError(f"{found.size - holes} periods are too few for {who}, which needs {least}", column="y")
     return found
+
+
+def mean_only(context: Any) -> bool:
+    """Return whether the fit is one of a backtest, of which no interval will be asked."""
+    return bool(getattr(context, "mean_only", False))
 
 
 def labels_after(last: Any, freq: str, h: int) -> pd.DatetimeIndex:
@@ -143,11 +149,15 @@ def half_widths(errors: Floats, h: int, level: int) -> Floats:
 
 
 def pack(tree: Any) -> bytes:
-    """Return a tree of dicts with text keys, lists, tuples, plain values and arrays as an npz file without pickle."""
-    arrays: dict[str, Any] = {}
+    """Return a tree of dicts with text keys, lists, tuples, plain values and arrays as an npz file without pickle.
+
+    The arrays of one type are one entry of the file: a small fit has many, and each entry costs more than what it holds.
+    """
+    arrays: dict[str, list[Any]] = {}
     text = json.dumps(_to_json(tree, arrays))
+    entries = {f"a{name}": np.concatenate(parts) for name, parts in arrays.items()}
     out = io.BytesIO()
-    np.savez_compressed(out, allow_pickle=False, tree=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
+    np.savez_compressed(out, allow_pickle=False, tree=np.frombuffer(text.encode(), dtype=np.uint8), **entries)
     return out.getvalue()
 
 
@@ -163,7 +173,8 @@ def unpack(data: bytes, make: Callable[[Any], T]) -> T:
         if size > _MOST_UNPACKED:
             raise ValueError(f"{len(data)} bytes would unpack to {size}, more than the {_MOST_UNPACKED} allowed")
         with np.load(io.BytesIO(data), allow_pickle=False) as found:
-            return make(_from_json(json.loads(found["tree"].tobytes()), found))
+            entries = {name: found[name] for name in found.files}
+        return make(_from_json(json.loads(entries.pop("tree").tobytes()), entries))
     except EvertrainError:
         raise
     except Exception as error:
@@ -171,10 +182,13 @@ def unpack(data: bytes, make: Callable[[Any], T]) -> T:
         raise ArtifactError(text, digest=hashlib.sha256(data).hexdigest()) from error
 
 
-def _to_json(value: Any, arrays: dict[str, Any]) -> Any:
+def _to_json(value: Any, arrays: dict[str, list[Any]]) -> Any:
     if isinstance(value, np.ndarray | np.generic):
-        arrays[f"a{len(arrays)}"] = np.ascontiguousarray(value).reshape(np.shape(value))
-        return {"$array": f"a{len(arrays) - 1}"}
+        flat = np.ascontiguousarray(value).reshape(-1)
+        parts = arrays.setdefault(flat.dtype.str, [])
+        start = sum(one.size for one in parts)
+        parts.append(flat)
+        return {"$array": f"a{flat.dtype.str}", "start": start, "shape": list(np.shape(value))}
     if isinstance(value, tuple):
         return {"$tuple": [_to_json(one, arrays) for one in value]}
     if isinstance(value, list):
@@ -186,8 +200,9 @@ def _to_json(value: Any, arrays: dict[str, Any]) -> Any:
 
 def _from_json(value: Any, arrays: Mapping[str, Any]) -> Any:
     match value:
-        case {"$array": name}:
-            return arrays[name][()]
+        case {"$array": name, "start": start, "shape": shape}:
+            part = arrays[name][start : start + math.prod(shape)]
+            return part.reshape(shape).copy()[()]  # a copy: what changes one array must leave the others alone
         case {"$tuple": items}:
             return tuple(_from_json(one, arrays) for one in items)
         case list():

@@ -128,7 +128,7 @@ class Forecaster:
             raise ConfigError("season_length", 1, "at least 2 for MSTL, which takes the season out of a series")
         made = _made(self.model, params)
         with series.fenced(self.model):  # statsforecast raises any type, bare `Exception` among them
-            fitted = _fitted(made.fit(y.copy()), self.model, params, y, h)
+            fitted = _fitted(made.fit(y.copy()), self.model, params, y, 0 if series.mean_only(context) else h)
         self.forecast(fitted, h, level)  # a model that answers no numbers is found here and not by whoever asks first
         return fitted
 
@@ -204,11 +204,12 @@ def _made(model: str, params: Mapping[str, Any]) -> Any:
 
 
 def _fitted(live: Any, model: str, params: dict[str, Any], y: Floats, h: int) -> Fitted:
+    """Return the fit of a live model, with the errors that intervals of h steps need where it knows none."""
     try:
         state = _to_plain(vars(live))
     except TypeError:
         state = None
-    errors = None if _knows_intervals(live) else _errors(model, params, y, h)
+    errors = None if not h or _knows_intervals(live) else _errors(model, params, y, h)
     # Not `live` itself: what was fitted and what is loaded are made from the same numbers in the same way.
     return Fitted(model, params, y, state, errors=errors)
 
