@@ -92,7 +92,7 @@ PANELS = (
         _usual(MSTL=Forecaster("MSTL"), Ridge=SklearnForecaster(Ridge())),
     ),
     Panel(
-        "retail", "m5_sales_exog_small.csv", "ds", "y", "D", 7, 14, 3,
+        "retail", "m5_sales_exog_small.csv", "ds", "y", "D", 7, 14, 2,
         _usual(Boosting=BOOSTED), several=True,
     ),
     Panel(
