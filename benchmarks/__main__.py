@@ -145,6 +145,8 @@ def _page(rows: list[Row]) -> str:
         "the gate, and the transaction that promotes.",
         "The bare loop groups the same rows, calls the same trainer and writes a file each: no hold-out, no comparison,",
         "no record, no swap.",
+        "statsforecast alone reads the rows from a file, adds the rollups, makes the same fits (one for the forecast, two for",
+        "the backtest), and writes two files: no comparison with what served, no saved models, no record.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
