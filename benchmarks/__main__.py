@@ -170,6 +170,8 @@ def _page(rows: list[Row]) -> str:
         + ", ".join(f"{one} {_version(one)}" for one in ("pandas", "duckdb", "deltalake")) + ".",
         "Of these only deltalake keeps earlier versions, as whole files; none keeps a record of the batch, or answers which",
         "partitions it touched.",
+        "statsforecast alone reads the rows from a file, adds the rollups, makes the same fits (one for the forecast, two for",
+        "the backtest), and writes two files: no comparison with what served, no saved models, no record.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
