@@ -74,6 +74,17 @@ def test_a_file_and_a_picture_are_written(farm, tmp_path):
     assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_partition_named_like_a_formula_is_text_in_a_spreadsheet(farm, tmp_path):
+    """A-39"""
+    (tmp_path / "more.csv").write_text(
+        "id,fruit,town,day,kg\n" + "".join(f"e{i},=1+1,X,2025-{i:02d}-01,5\n" for i in range(1, 13))
+    )
+    farm.ok("ingest", "harvests", "more.csv")
+    farm.ok("trigger", "kg")
+    farm.ok("forecast", "kg", "-p", '{"fruit":"=1+1","town":"X"}', "--csv", "out.csv")
+    assert pd.read_csv(tmp_path / "out.csv")["unique_id"][0] == "'=1+1, X"
+
+
 def test_json_carries_version_age_and_fallback(farm):
     found = farm.ok("forecast", "kg", "-p", "fruit=A,town=Z", "--json").json
     assert (found["version"], found["as_of"], found["answered_by"]) == ("1.0.0", "2025-12-01", "A, Overall")

@@ -544,3 +544,10 @@ def test_a_retry_by_token_of_a_batch_of_which_a_row_was_erased_does_not_bring_it
     again = visits.ingest(pl.DataFrame({"id": [1, 2], "x": [1.0, 2.0]}), token="t")
 
     assert (again.number, again.again, visits.at().height) == (first.number, True, 1)
+
+
+def test_a_person_who_asks_right_after_a_batch_means_its_rows_and_partitions(orchard):
+    project, harvests = orchard
+    harvests.ingest(rows([("Papaya", "Pilar")], start=10_000))
+    outcome = project.trigger("kg", {"fruit": "Papaya", "town": "Pilar"})
+    assert outcome.counts == {"promoted": 2}

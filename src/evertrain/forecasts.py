@@ -154,7 +154,8 @@ class Forecasts:
                 _check_level(spec, key)
                 raise NoModelYet(registry.no_model_yet(tx, found.id, spec, key))
             if series.reconcile == "bottom_up" and not rows[answering].leaf:
-                leaves = [json.loads(row.frame) for row in registry.leaf_forecasts(tx, self.model, answering)]
+                found_below = registry.leaf_forecasts(tx, self.model, answering)
+                leaves = [_frame_of(row, rows[answering]) for row in found_below]
             else:
                 leaves = []
         row = rows[answering]
@@ -267,7 +268,8 @@ def _answer(spec: ModelSpec, key: KeyText, answering: KeyText, row: Record, now:
     frame, series = json.loads(row.frame), json.loads(row.signature)["series"]
     fallback = series["fallback"] and f"the naive forecast: {series['fallback']}"
     if answering != key:
-        fallback = f"{_name(spec, key)} has no model of its own; {_name(spec, answering)} answers"
+        by = f"{_name(spec, answering)} answers" + (f", by {fallback}" if fallback else "")
+        fallback = f"{_name(spec, key)} has no model of its own; {by}"
     return Forecast(
         spec.name,
         _name(spec, key),
@@ -308,6 +310,12 @@ def summed(answer: Forecast, leaves: Sequence[Mapping[str, Any]]) -> Forecast:
         for name, values in answer.intervals.items()
     }
     return replace(answer, mean=mean, intervals=moved, note=f"the sum of {len(leaves)} partitions")
+
+
+def _frame_of(leaf: Record, rollup: Record) -> dict[str, Any]:
+    """Return the forecast of a partition; nothing of it where its periods are others than the rollup's."""
+    same = json.loads(leaf.signature)["series"]["freq"] == json.loads(rollup.signature)["series"]["freq"]
+    return json.loads(leaf.frame) if same else {"ds": [], "mean": []}
 
 
 def _coherence(spec: ModelSpec, key: KeyText, row: Record, leaves: Sequence[Mapping[str, Any]]) -> Coherence:

@@ -44,7 +44,7 @@ def forecast(
         if plot is not None:
             _draw(opened, found, spec.spec.target, named or wanted, plot)
         if csv is not None:
-            found.frame().to_csv(csv, index=False)
+            found.frame().assign(unique_id=_for_spreadsheets(found.partition)).to_csv(csv, index=False)
         if as_json:
             show.as_json(found.plain())
             return
@@ -74,6 +74,11 @@ def _draw(opened: Opened, found: Forecast, target: str, where: dict[str, Any], p
     with waiting("Drawing"):
         ds, y = actuals(opened, found.model, where)
         forecast_plot(found, ds, y, target, plot)
+
+
+def _for_spreadsheets(name: str) -> str:
+    """Return a name that no spreadsheet takes for a formula: partitions are called as uploaded rows say."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
 def _tell(found: Forecast, csv: Path | None, plot: Path | None) -> None:

@@ -10,7 +10,7 @@ from evertrain import plan, watch
 from evertrain.control.opened import Opened
 from evertrain.errors import Conflict, NotFound, StoreError
 from evertrain.partitions import KeyText, closure, decode, encode
-from evertrain.specs import Cause, ModelSpec
+from evertrain.specs import Cause, Dataset, ModelSpec
 from evertrain.store import champions, decisions, demand, models, runs, sources
 from evertrain.store.connect import Tx
 from evertrain.triggers import Decision, Severity
@@ -64,6 +64,7 @@ def trigger(
     """
     with opened.store.write(actor) as tx:
         found = models.by_name(tx, model)
+        _take_in(tx, found)
         keys = keys_of(found.spec, partitions)
         if keys is not None:
             known(tx, found, keys)
@@ -144,6 +145,15 @@ def _planned(tx: Tx, model: models.Model, keys: Sequence[KeyText] | None) -> Ask
 
 def _leaves(spec: ModelSpec, keys: Sequence[KeyText]) -> int:
     return sum(len(decode(key)) == len(spec.dimensions) for key in keys)
+
+
+def _take_in(tx: Tx, model: models.Model) -> None:
+    """Take in what came to a dataset since the last look: a person who asks now means these rows and partitions."""
+    project = models.project(tx)
+    assert project is not None
+    source = model.spec.source
+    if isinstance(project.sources[source], Dataset) and watch.is_behind(tx, source):
+        watch.apply_versions(tx, project, source)
 
 
 def known(tx: Tx, model: models.Model, keys: Sequence[KeyText]) -> Sequence[KeyText]:
