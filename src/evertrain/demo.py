@@ -431,6 +431,8 @@ def _corrected(show: Play, number: int) -> None:
             "green",
         )
     same = sum(all_before[key] == all_after[key] for key in all_after)
+    show.avoided += same
+    show.saved_s += show.seconds_of_all("harvest") * same / len(all_after)
     show.screen.line(f"   {same} other forecasts are the same to the last bit, and were readable all the time")
 
 
