@@ -53,6 +53,9 @@ class TrainedOn:
     back: str | None = None
     stays: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.model} {self.version} of {self.partition}"
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -57,6 +57,12 @@ def is_behind(tx: Tx, name: str) -> bool:
     return dataset is not None and (row is None or row.read_stat != str(dataset.version))
 
 
+def catch_up(tx: Tx, project: ProjectSpec, name: str) -> None:
+    """Tell the models of a dataset of its batches since the last look, where there are any."""
+    if is_behind(tx, name):
+        apply_versions(tx, project, name)
+
+
 def needs_read(row: Record, users: Sequence[models.Model]) -> bool:
     """Return whether a source should be read at once, as far as its own state tells."""
     if row.problem and row.stat is None:

@@ -114,7 +114,7 @@ def erase(
             return
         show.line(f"Erased: {made}.", "green")
         if made.fits:
-            listed = _some([f"{one.model} {one.version} of {one.partition}" for one in made.fits])
+            listed = _some([str(one) for one in made.fits])
             show.line(
                 f"Trained on it: {listed}. Those that serve do so until their partition is trained anew.", "yellow"
             )
@@ -127,12 +127,12 @@ def _tell_fits(made: Batch) -> None:
     """Say which fits were trained on what is gone, and what serves in their place."""
     if not made.fits:
         return
-    show.line(f"Trained on it: {_some([f'{one.model} {one.version} of {one.partition}' for one in made.fits])}.")
+    show.line(f"Trained on it: {_some([str(one) for one in made.fits])}.")
     if made.rolled_back:
         listed = _some([f"{one.model} of {one.partition} to {one.back}" for one in made.rolled_back])
         show.line(f"Rolled back until clean models are trained: {listed}.", "green")
     if stay := [one for one in made.fits if one.stays]:
-        listed = _some([f"{one.model} {one.version} of {one.partition} ({one.stays})" for one in stay])
+        listed = _some([f"{one} ({one.stays})" for one in stay])
         show.line(f"Still serving until clean models are trained: {listed}.", "yellow")
 
 

@@ -151,9 +151,8 @@ def _take_in(tx: Tx, model: models.Model) -> None:
     """Take in what came to a dataset since the last look: a person who asks now means these rows and partitions."""
     project = models.project(tx)
     assert project is not None
-    source = model.spec.source
-    if isinstance(project.sources[source], Dataset) and watch.is_behind(tx, source):
-        watch.apply_versions(tx, project, source)
+    if isinstance(project.sources[model.spec.source], Dataset):
+        watch.catch_up(tx, project, model.spec.source)
 
 
 def known(tx: Tx, model: models.Model, keys: Sequence[KeyText]) -> Sequence[KeyText]:

@@ -138,8 +138,7 @@ def erase(opened: Opened, name: str, row: Mapping[str, Any], *, actor: str = "")
     project = opened.project()
 
     def before(tx: Tx, dataset: table.Dataset) -> tuple[TrainedOn, ...]:
-        if watch.is_behind(tx, name):
-            watch.apply_versions(tx, project, name)  # what came before is told before a part of it is forgotten
+        watch.catch_up(tx, project, name)  # what came before is told before a part of it is forgotten
         found: list[TrainedOn] = []
         for user in _users(tx, dataset):
             dimensions = user.spec.dimensions
@@ -150,8 +149,7 @@ def erase(opened: Opened, name: str, row: Mapping[str, Any], *, actor: str = "")
         return tuple(found)
 
     def after(tx: Tx) -> None:
-        if watch.is_behind(tx, name):
-            watch.apply_versions(tx, project, name)
+        watch.catch_up(tx, project, name)
         for user in models.every(tx):
             if user.spec.source == name:
                 temporary.forget(tx, user.id)

@@ -104,7 +104,7 @@ def actuals(opened: Opened, model: str, where: Mapping[str, Any]) -> tuple[list[
             return [], []
         source = project.sources[spec.source]
         names = [source.time or "", spec.target]
-        wanted = {name: value if isinstance(value, list) else [value] for name, value in where.items()}
+        wanted = _listed(where)
         rows: Sequence[Any] = []
         if dataset is not None:
             kinds = dataset.columns
@@ -146,7 +146,7 @@ class _Temporary:
         progress: Progress | None,
     ) -> None:
         assert spec.series is not None
-        self.opened, self.spec, self.series = opened, spec, spec.series
+        self.opened, self.spec = opened, spec
         series = asked_for(spec, h, level)
         self.h, self.level = series.h, series.level
         self.progress = progress
@@ -189,9 +189,8 @@ class _Temporary:
                 tx.event(
                     Kind.FORECAST_TEMPORARY,
                     model=self.spec.name,
-                    columns=", ".join(
-                        self.where
-                    ),  # not the values: a row that is erased must leave no trace in the log
+                    # Not the values: a row that is erased must leave no trace in the log.
+                    columns=", ".join(self.where),
                     rows=answer["rows"],
                     seconds=answer["seconds"],
                 )

@@ -62,7 +62,6 @@ class _Work:
     item: Message
     series: Regular
     context: SeriesFitting
-    fallback: str | None = None
     said: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
     updated: bool = False
 
@@ -107,7 +106,7 @@ class _Work:
     def would_say(self, origin: int, seed: int) -> np.ndarray[Any, Any]:
         """Return the same, drawn from a seed that both sides share: a procedure is judged, and not its luck."""
         steps = min(self.shared.series.h, self.series.last - origin)
-        about = f"backtest to {self.series.freq.texts(np.array([origin]))[0]}: "
+        about = f"backtest to {self.series.freq.text(origin)}: "
         # A trainer that measures its intervals need not do so here, where nobody will ask for them.
         context = replace(self.context, seed=seed, level=(), mean_only=True, about=about)
         trainer, fitted = self.fitted(self.series.upto(origin), context)
@@ -193,7 +192,6 @@ def fit_series(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Me
     frame = ahead(trainer, trainer.load(data), series.freq, series.last, how.h, how.level)
     measured, losses, values = _measured(work, origins)
     place = packer.put(data)
-    last = series.freq.text(series.last)
     signature = {
         "target": shared.spec.target,
         "features": [],
@@ -208,7 +206,7 @@ def fit_series(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Me
         "series": {
             "freq": series.freq.name,
             "last": series.last,
-            "as_of": last,
+            "as_of": series.freq.text(series.last),
             "season": work.season,
             "h": how.h,
             "level": list(how.level),
@@ -266,8 +264,7 @@ def _updated(work: _Work) -> Any:
     last = champion["signature"]["series"]["last"]
     backtest = json.loads(champion["forecast"]["backtest"])
     work.said |= {int(origin): np.array(values) for origin, values in backtest.items()}
-    said = np.array(json.loads(champion["forecast"]["frame"])["mean"])
-    work.said[last] = said[: series.last - last]
+    work.said[last] = _issued(champion)[: series.last - last]
     frame = frame_of(series).iloc[last - series.first + 1 :].reset_index(drop=True)
     updating: Any = work.trainer
     return updating.update(updating.load(champion_bytes(champion)), frame, work.context)
@@ -332,12 +329,16 @@ def _said_by(work: _Work, champion: Message) -> tuple[Steps, str | None]:
         return {}, f"the champion forecasts {signature['target']}"
     if series["freq"] != work.series.freq.name:
         return {}, f"the champion's periods are {series['freq']}"
-    backtest = json.loads(champion["forecast"]["backtest"])
     found: Steps = {}
-    for origin, values in {int(one): values for one, values in backtest.items()}.items():
-        found |= _steps(origin, values)
-    found |= _steps(series["last"], json.loads(champion["forecast"]["frame"])["mean"])
+    for origin, values in json.loads(champion["forecast"]["backtest"]).items():
+        found |= _steps(int(origin), values)
+    found |= _steps(series["last"], _issued(champion))
     return {step: value for step, value in found.items() if work.series.first <= step[1] <= work.series.last}, None
+
+
+def _issued(champion: Message) -> np.ndarray[Any, Any]:
+    """Return what a champion forecast when it was promoted."""
+    return np.array(json.loads(champion["forecast"]["frame"])["mean"])
 
 
 def _baseline(work: _Work, steps: Sequence[tuple[int, int]]) -> Steps:
@@ -399,7 +400,7 @@ def issued_score(shared: Setting, rows: Rows, champion: Message, name: str, min_
     series, told = series_of(shared, inside_window(shared, rows)), champion["signature"]["series"]
     if told["freq"] != series.freq.name:
         return {"rows": 0, "value": None}
-    said = np.array(json.loads(champion["forecast"]["frame"])["mean"])
+    said = _issued(champion)
     first = told["last"] + 1 - series.first
     actual = series.values[max(first, 0) : first + said.size] if first + said.size > 0 else np.empty(0)
     known = np.isfinite(actual)

@@ -129,13 +129,15 @@ class SklearnForecaster:
         """
         from sklearn.base import clone, is_regressor
 
+        from evertrain.trainers.sklearn import seeded
+
         if not is_regressor(self.estimator):
             raise ConfigError("estimator", self.estimator, "a scikit-learn regressor, or a Pipeline that ends in one")
         told: Any = context
         y = series.values(frame, self._name, self.least(told.season))
         times = frame["ds"].to_numpy().astype("datetime64[ns]")
         layout = self._layout(y, times, told)
-        regressor = _seeded(clone(self.estimator), context.seed)
+        regressor = seeded(clone(self.estimator), context.seed)
         with series.fenced(self._name):
             # Two more fits, which a backtest has no use for.
             errors = np.empty((0, 0)) if series.mean_only(context) else _errors(regressor, layout, y, times, told.h)
@@ -335,10 +337,3 @@ def _errors(regressor: Any, layout: Layout, y: Floats, times: Any, h: int) -> Fl
 
 def _end(layout: Layout, y: Floats, times: Any) -> tuple[Floats, int]:
     return y[y.size - layout.memory - layout.difference :].copy(), int(times[-1].astype(np.int64))
-
-
-def _seeded(regressor: Any, seed: int) -> Any:
-    for one in (regressor, *regressor.get_params(deep=True).values()):
-        if getattr(one, "random_state", seed) is None:
-            one.random_state = seed % 2**32  # scikit-learn takes no larger one
-    return regressor

@@ -98,6 +98,14 @@ _MAX_CATEGORIES = 50
 _WIDTH = {"number": 1, "date": 3, "instant": 4, "text": 0}  # in numbers
 
 
+def seeded(estimator: Any, seed: int) -> Any:
+    """Return an estimator in which every `random_state` that is None became the seed, in nested ones too."""
+    for one in (estimator, *estimator.get_params(deep=True).values()):
+        if getattr(one, "random_state", seed) is None:
+            one.random_state = seed % 2**32  # scikit-learn takes no larger one
+    return estimator
+
+
 class SklearnTrainer:
     """A scikit-learn classifier or regressor, or a Pipeline that ends in one.
 
@@ -128,10 +136,7 @@ class SklearnTrainer:
             DataError: the target has missing values, is no number for a regression, or one class only.
         """
         estimator = build(self._spec.path, self._spec.params)
-        seed = context.seed % 2**32  # scikit-learn takes no larger one
-        for one in (estimator, *estimator.get_params(deep=True).values()):
-            if getattr(one, "random_state", seed) is None:
-                one.random_state = seed
+        seeded(estimator, context.seed)
         features = frame[context.features]
         prepare = self._spec.preprocess
         if prepare or (prepare is None and not isinstance(estimator, Pipeline)):
