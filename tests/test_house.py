@@ -18,7 +18,7 @@ ROWS = [
     ["specs"],
     ["schema", "drift", "scores", "calendar", "forecasting", "holdout"],
     ["triggers", "gate", "policy"],
-    ["plan", "replay"],
+    ["plan", "replay", "evidence"],
     ["sources", "artifacts", "store"],
     ["registry", "trainers", "notify", "observations", "watch", "datasets"],
     ["executors", "serving", "forecasts"],

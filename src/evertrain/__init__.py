@@ -19,9 +19,9 @@ if sys.platform == "win32":
 _PLACES = {
     "evertrain.project": ["Project"],
     "evertrain.specs": [
-        "BadRows", "Callback", "Command", "CsvFile", "Custom", "Dimension", "Estimator", "Function", "Gate", "Message",
+        "BadRows", "Callback", "Command", "CsvFile", "Custom", "Dimension", "Drift", "Estimator", "Function", "Gate", "Message",
         "ParquetFile", "Retention", "Series", "SqlQuery", "Storm", "cron", "daily", "max_age", "monthly",
-        "on_data_change",
+        "on_data_change", "on_drift",
         "on_environment_change", "on_score_drop", "sql_table", "weekly",
     ],
     "evertrain.config": ["Settings"],
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from evertrain.specs import CsvFile as CsvFile
     from evertrain.specs import Custom as Custom
     from evertrain.specs import Dimension as Dimension
+    from evertrain.specs import Drift as Drift
     from evertrain.specs import Estimator as Estimator
     from evertrain.specs import Function as Function
     from evertrain.specs import Gate as Gate
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from evertrain.specs import max_age as max_age
     from evertrain.specs import monthly as monthly
     from evertrain.specs import on_data_change as on_data_change
+    from evertrain.specs import on_drift as on_drift
     from evertrain.specs import on_environment_change as on_environment_change
     from evertrain.specs import on_score_drop as on_score_drop
     from evertrain.specs import sql_table as sql_table

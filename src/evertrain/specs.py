@@ -748,7 +748,65 @@ class Environment:
     kind: Literal["environment"] = "environment"
 
 
-Trigger = DataChange | MaxAge | Schedule | ScoreDrop | Environment
+@spec
+class Drift:
+    """The rows, the answers or the losses of a champion are no longer what they were when it was promoted.
+
+    Every threshold is a rise, unless its name says drop, and relative to the baseline where it is in per cent.
+
+    Attributes:
+        every: how long after one check the next one is due.
+        profile: "default"; "sensitive" and "conservative" move the smallest effect that counts (0.1 and 0.3 instead of
+            0.2 standard deviations); "guaranteed" bounds false alarms about losses by a proof, at the price of delay;
+            "seed" is the plain rules of older scripts, with their false alarms.
+        severity: the least severity that retrains.
+        min_confidence: per cent, likewise.
+        budget: chance of a false alarm in one `period` in which nothing changes.
+        label_delay: how long after a prediction its actual is there; None is learnt from the actuals.
+        window: how far back the recent rows go; None is as far as the last promotion.
+        max_rows: newest rows of a partition that one check looks at.
+        min_rows: rows, and labelled rows, without which nothing is said about them.
+        joint: also look at columns together: "pca", "classifier" or both.
+        correction: of many signals: "bh" bounds the share of false ones, "holm" the chance of any.
+        error_increase: rise of the mean loss that counts, a share of its baseline.
+        outlier_increase, missing_increase, new_values: rises of shares of rows that count.
+        p_value, outlier_share, r2_drop, rmse_increase: of profile "seed" alone.
+    """
+
+    every: Duration = timedelta(hours=24)
+    profile: Literal["default", "sensitive", "conservative", "guaranteed", "seed"] = "default"
+    severity: Literal["low", "medium", "high", "critical"] = "high"
+    min_confidence: Annotated[int, Field(ge=0, le=99), BeforeValidator(_no_truth)] = 0
+    budget: Share = 0.05
+    period: Duration = timedelta(days=30)
+    label_delay: Duration | None = None
+    window: Duration | None = None
+    max_rows: Positive = 100_000
+    min_rows: Positive = 100
+    joint: tuple[Literal["pca", "classifier"], ...] = ()
+    correction: Literal["bh", "holm"] = "bh"
+    error_increase: Share = 0.15
+    outlier_increase: Share = 0.03
+    missing_increase: Share = 0.02
+    new_values: Share = 0.01
+    p_value: Share = 0.05
+    outlier_share: Share = 0.05
+    r2_drop: Share = 0.05
+    rmse_increase: Share = 0.10
+    kind: Literal["drift"] = "drift"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.budget < 1:
+            raise ConfigError("Drift.budget", self.budget, "a share above 0 and below 1, e.g. '5%'")
+        for name in ("every", "period"):
+            if not getattr(self, name):
+                raise ConfigError(f"Drift.{name}", format_duration(getattr(self, name)), "longer than nothing")
+        if self.every > self.period:
+            allowed = f"at most period, which is {format_duration(self.period)}"
+            raise ConfigError("Drift.every", format_duration(self.every), allowed)
+
+
+Trigger = DataChange | MaxAge | Schedule | ScoreDrop | Environment | Drift
 AnyTrigger = Annotated[Trigger, Field(discriminator="kind")]
 
 
@@ -797,6 +855,15 @@ def cron(expression: str, zone: str | None = None) -> Schedule:
 def on_score_drop(threshold: str | float = "5%", score: str | None = None, min_rows: int = 30) -> ScoreDrop:
     """Train when the champion's score on new labelled rows fell by `threshold`, relative to its promotion."""
     return ScoreDrop(_checked("threshold", parse_share, threshold), score, min_rows)
+
+
+def on_drift(every: str | timedelta = "24h", **options: Any) -> Drift:
+    """Retrain when recent rows, predictions or losses say that the champion has become worse; see `Drift`.
+
+    >>> on_drift("6h", profile="sensitive").every
+    datetime.timedelta(seconds=21600)
+    """
+    return Drift(_checked("every", parse_duration, every), **options)
 
 
 def on_environment_change(action: Literal["report", "retrain"] = "report") -> Environment:

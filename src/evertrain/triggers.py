@@ -9,24 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 from evertrain import calendar, scores
+from evertrain.drift.signal import DriftType, Evidence, Severity
 from evertrain.partitions import KeyText
 from evertrain.specs import Cause, Environment, MaxAge, ModelSpec, Schedule, ScoreDrop, spoken
 
 _VISIBLE = 1e-9  # a smaller change of a score that was 0 is rounding
-
-
-class Severity(StrEnum):
-    """How much a decision matters: monitor, investigate, plan retraining, retrain now."""
-
-    NONE = "none"
-    LOW = "low"
-    MEDIUM = "medium"
-    HIGH = "high"
-    CRITICAL = "critical"
 
 
 @dataclass(frozen=True)
@@ -38,6 +28,9 @@ class Decision:
         code: the kind of answer in one word, equal for answers that differ in numbers alone.
         keys: the partitions it speaks of; None is the whole model.
         retrain: whether a fired decision asks for training; False only reports.
+        confidence: probability in per cent, 1 to 99, that the model has really become worse; None where the trigger
+            does not weigh evidence.
+        found: what was measured, with every signal graded; None likewise.
     """
 
     cause: Cause
@@ -49,6 +42,19 @@ class Decision:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     keys: tuple[KeyText, ...] | None = None
     retrain: bool = True
+    confidence: int | None = None
+    drift_type: DriftType = DriftType.NONE
+    found: Evidence | None = None
+
+    @property
+    def triggered(self) -> bool:
+        """Whether it fired."""
+        return self.fired
+
+    @property
+    def action(self) -> str:
+        """What its severity asks for: none, monitor, investigate, plan retraining, retrain now."""
+        return self.severity.action
 
 
 def check(spec: ModelSpec) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 from evertrain import plan, watch
 from evertrain.control.opened import Opened
+from evertrain.drift.signal import Severity
 from evertrain.errors import Conflict, NotFound, StoreError
 from evertrain.partitions import KeyText, closure, decode, encode
 from evertrain.specs import Cause, Dataset, ModelSpec
 from evertrain.store import champions, decisions, demand, models, runs, sources
 from evertrain.store.connect import Tx
-from evertrain.triggers import Decision, Severity
+from evertrain.triggers import Decision
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import TypeVar
 from evertrain import registry, triggers, watch
 from evertrain.control.ask import plan_all
 from evertrain.control.opened import Opened, zone_of
+from evertrain.drift.signal import Severity
 from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
 from evertrain.forecasting import parse_freq
@@ -266,7 +267,7 @@ def _on_scores(
         if isinstance(message, Lost) or message["type"] == "error":
             reason = message.reason if isinstance(message, Lost) else message["reason"]
             decision = Decision(
-                Cause.SCORE_DROP, "score_drop", False, "failed", f"the check failed: {reason}", triggers.Severity.HIGH
+                Cause.SCORE_DROP, "score_drop", False, "failed", f"the check failed: {reason}", Severity.HIGH
             )
         else:
             found = []
