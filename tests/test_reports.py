@@ -30,7 +30,7 @@ def column(name: str, ratio: float, grade: int, **more: object) -> Signal:
 def loss(grade: int = 3) -> Signal:
     told = {"series": SERIES, "change": 9, "baseline": 0.3}
     return Signal(
-        "loss", Family.PERFORMANCE, "loss_scan", 1e-9, 40.0, 15.0, "% of baseline loss", grade=grade, detail=told
+        "loss", Family.PERFORMANCE, "loss_scan", 1e-9, 0.4, 0.15, "of the baseline loss", grade=grade, detail=told
     )
 
 
@@ -259,5 +259,5 @@ def test_the_tree_tells_severity_confidence_and_every_family_with_its_floors():
     assert told[0] == "CRITICAL (retrain now), drift: fired: asks for retraining"
     assert "97 % sure that the model has become worse" in told
     assert "performance: very strong" in told
-    assert "loss, loss scan: 40 % of baseline loss, 2.7 x its floor 15, p 1e-09: very strong" in told
+    assert "loss, scan of the losses: 40 % of the baseline loss, 2.7 x its floor 15 %, p 1e-09: very strong" in told
     assert "price, distribution: 0.32 KS distance, 4.0 x its floor 0.08, p 0.01: very strong" in told

@@ -36,26 +36,31 @@ def figure(decision: Decision, model: str, partition: str) -> Figure:
     bars, losses = read.features(found), read.losses(found)
     drawn = [(one, told) for one in bars[: read.SHOWN] if (told := read.histogram(one))][:_DRAWN]
     heights = [1.1]
-    if losses:
+    if losses and losses.mean:
         heights.append(2.8)
     if bars:
         heights.append(0.8 + 0.3 * min(len(bars), _BARS))
     down = math.ceil(len(drawn) / 3)
     if drawn:
-        heights.append(2.0 * down)
+        heights += [0.2, 2.0 * down]
     drawing = Figure(figsize=(10, sum(heights) + 0.4), layout="constrained", dpi=120)
     drawing.get_layout_engine().set(hspace=0.06, h_pad=0.1, w_pad=0.1)  # type: ignore[union-attr, call-arg]
     FigureCanvasAgg(drawing)
     rows: Any = drawing.add_gridspec(len(heights), 1, height_ratios=heights)
     _title(drawing.add_subplot(rows[0]), decision, model, partition)
     at = 1
-    if losses:
+    if losses and losses.mean:
         _losses(drawing.add_subplot(rows[at]), losses)
         at += 1
     if bars:
         _effects(drawing.add_subplot(rows[at]), bars)
         at += 1
     if drawn:
+        head = drawing.add_subplot(rows[at])
+        _plain(head, "Then and now")
+        head.set_title("share of rows: reference grey, recent blue", loc="right", fontsize=8, color=_SOFT)
+        head.axis("off")
+        at += 1
         cells = rows[at].subgridspec(down, 3)
         for place, (one, told) in enumerate(drawn):
             _distribution(drawing.add_subplot(cells[divmod(place, 3)]), one.name, told)
@@ -103,6 +108,7 @@ def _plain(axes: Any, title: str) -> None:
 
 def _losses(axes: Any, shown: read.Losses) -> None:
     _plain(axes, "Loss over time")
+    axes.set_title(str(shown).replace("$", r"\$"), loc="right", fontsize=8, color=_SOFT)
     axes.grid(axis="y", color=_LINE)
     if shown.baseline is not None:
         axes.axhline(shown.baseline, color=_SOFT, lw=1, ls="--")
@@ -117,9 +123,6 @@ def _losses(axes: Any, shown: read.Losses) -> None:
         _said(axes, f"changed {shown.labels[shown.change]}", (at, 1), (shift, -11), **top)
         if shown.after is not None:
             axes.plot([at, 1], [shown.after] * 2, color=_NOW, lw=1.6, ls=":")
-            if shown.rise is not None:
-                said = {"ha": "right", "weight": "bold", "color": _NOW, "size": 9}
-                _said(axes, f"{shown.rise:+.0f} %", (1, shown.after), (-4, -13), **said)
     axes.set_xlim(-0.02, 1.02)
     axes.margins(y=0.25)
     axes.set_xticks([0, 1], [shown.labels[0].replace("$", r"\$"), shown.labels[-1].replace("$", r"\$")])
@@ -147,8 +150,8 @@ def _effects(axes: Any, bars: list[Signal]) -> None:
 
 
 def _distribution(axes: Any, name: str, told: read.Histogram) -> None:
-    _plain(axes, _cut(name))
-    axes.set_title("reference grey, recent blue", loc="right", fontsize=7, color=_SOFT)
+    _plain(axes, "")
+    axes.set_title(_cut(name), loc="left", fontsize=9, color=_INK)
     if told.levels:
         moved = told.moved()[:5]
         for shift, which, colour in ((-0.19, 1, _THEN), (0.19, 2, _NOW)):

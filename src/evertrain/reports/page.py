@@ -29,10 +29,10 @@ def page(decision: Decision, model: str, partition: str, config: Drift | None) -
         _head(decision, title),
         _facts(found) if decision.found else "",
         _meaning(decision),
-        _turning(decision, config),
         _losses(found),
         _effects(found),
         _distributions(found),
+        _turning(decision, config),
         _unsaid(found),
         _notes(found.notes),
         _table(found),
@@ -77,7 +77,7 @@ _SHAPES = {
     Severity.LOW: '<circle cx="8" cy="8" r="6"/>',
     Severity.MEDIUM: '<path d="M8 1 15 8 8 15 1 8z"/>',
     Severity.HIGH: '<path d="M8 1.5 15.5 14.5H.5z"/>',
-    Severity.CRITICAL: '<path d="M5 .8h6L15.2 5v6L11 15.2H5L.8 11V5z"/>',
+    Severity.CRITICAL: '<path fill-rule="evenodd" d="M5 .5h6L15.5 5v6L11 15.5H5L.5 11V5zM7 3.2h2v6H7zm0 7.6h2v2H7z"/>',
 }
 
 
@@ -104,13 +104,13 @@ def _head(decision: Decision, title: str) -> str:
 def _facts(found: Evidence) -> str:
     listed = [
         ("Recent rows", f"{found.recent_rows:,}"),
-        ("with their actual", f"{found.labelled_rows:,}"),
+        ("Labelled rows", f"{found.labelled_rows:,}"),
         ("Reference rows", f"{found.reference_rows:,}"),
     ]
     if found.since or found.until:
         listed.append(("Period", f"{read.moment(found.since)} to {read.moment(found.until)}"))
     if found.changed_at:
-        listed.append(("Losses changed", read.moment(found.changed_at)))
+        listed.append(("Loss changed", read.moment(found.changed_at)))
     cells = "".join(f"<div><dt>{_text(what)}</dt><dd>{_text(value)}</dd></div>" for what, value in listed)
     return f'<dl class="facts">{cells}</dl>'
 
@@ -147,7 +147,11 @@ def _losses(found: Evidence) -> str:
     shown = read.losses(found)
     if shown is None:
         return ""
-    lines = [*shown.mean, *([shown.baseline] if shown.baseline is not None else [])]
+    return _section("Loss over time", _chart(shown) if shown.mean else "", _text(str(shown)))
+
+
+def _chart(shown: read.Losses) -> str:
+    lines = [*shown.mean, *(one for one in (shown.baseline, shown.after) if one is not None)]
     low, high = min(lines), max(lines)
     pad = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
     low, high = (max(low - pad, 0.0) if low >= 0 else low - pad), high + 1.6 * pad
@@ -159,23 +163,24 @@ def _losses(found: Evidence) -> str:
         return f"{2 + 96 * share:.2f}"
 
     marks = read.ticks(low, high)
-    grid = "".join(f'<line class="grid" x1="0" x2="100%" y1="{y(one)}%" y2="{y(one)}%"/>' for one in marks)
-    after = before = ""
+    behind = "".join(f'<line class="grid" x1="0" x2="100%" y1="{y(one)}%" y2="{y(one)}%"/>' for one in marks)
+    before = ""
     if shown.change is not None:
         at = x(shown.at[shown.change])
-        side = "end" if float(at) > 55 else "start"
-        nudge = -6 if side == "end" else 6
-        before = f'<rect class="since" x="{at}%" width="{100 - float(at):.2f}%" height="100%"/>'
-        after = (
+        behind = f'<rect class="since" x="{at}%" width="{100 - float(at):.2f}%" height="100%"/>{behind}'
+        side, nudge = ("end", -6) if float(at) > 55 else ("start", 6)
+        before = (
             f'<line class="change" x1="{at}%" x2="{at}%" y1="0" y2="100%"/>'
-            f'<text class="change" x="{at}%" dx="{nudge}" y="15" text-anchor="{side}">changed {_text(shown.labels[shown.change])}</text>'
+            f'<text class="change" x="{at}%" dx="{nudge}" y="15" text-anchor="{side}">'
+            f"changed {_text(shown.labels[shown.change])}</text>"
         )
         if shown.after is not None:
-            after += f'<line class="after" x1="{at}%" x2="98%" y1="{y(shown.after)}%" y2="{y(shown.after)}%"/>'
+            before += f'<line class="after" x1="{at}%" x2="98%" y1="{y(shown.after)}%" y2="{y(shown.after)}%"/>'
     if shown.baseline is not None:
+        clear = "" if shown.change is not None else " clear"
+        behind += f'<line class="baseline" x1="0" x2="100%" y1="{y(shown.baseline)}%" y2="{y(shown.baseline)}%"/>'
         before += (
-            f'<line class="baseline" x1="0" x2="100%" y1="{y(shown.baseline)}%" y2="{y(shown.baseline)}%"/>'
-            f'<text class="baseline" x="100%" dx="-4" y="{y(shown.baseline)}%" dy="15" text-anchor="end">'
+            f'<text class="baseline{clear}" x="100%" dx="-4" y="{y(shown.baseline)}%" dy="15" text-anchor="end">'
             f"baseline {read.number(shown.baseline)}</text>"
         )
     points = " ".join(f"{x(at)},{y(mean)}" for at, mean in zip(shown.at, shown.mean, strict=True))
@@ -185,22 +190,14 @@ def _losses(found: Evidence) -> str:
         for at, mean, label, rows in zip(shown.at, shown.mean, shown.labels, shown.rows, strict=True)
     )
     labels = "".join(f'<span style="top:{y(one)}%">{read.number(one)}</span>' for one in marks)
-    said = ""
-    if shown.rise is not None and shown.after is not None and shown.change is not None:
-        said = (
-            f"{read.number(shown.after)} since {_text(shown.labels[shown.change])}, against {read.number(shown.baseline)} "
-            f"at promotion: {shown.rise:+.0f} %."
-        )
-    elif shown.baseline is not None:
-        said = f"No change found against {read.number(shown.baseline)} at promotion."
-    chart = (
+    said = _text(f"Mean loss over time. {shown}")
+    return (
         f'<figure class="chart"><div class="scale">{labels}</div>'
-        f'<svg class="losses" width="100%" height="240" role="img" aria-label="Mean loss over time. {said}">{before}{grid}'
+        f'<svg class="losses" width="100%" height="240" role="img" aria-label="{said}">{behind}'
         '<svg width="100%" height="100%" viewBox="0 0 100 100" preserveAspectRatio="none">'
-        f'<polyline class="line" points="{points}" vector-effect="non-scaling-stroke"/></svg>{after}{dots}</svg>'
+        f'<polyline class="line" points="{points}" vector-effect="non-scaling-stroke"/></svg>{dots}{before}</svg>'
         f"<figcaption><span>{_text(shown.labels[0])}</span><span>{_text(shown.labels[-1])}</span></figcaption></figure>"
     )
-    return _section("Loss over time", chart, said)
 
 
 # --- effects and distributions ----------------------------------------------------------------------------------
@@ -241,7 +238,7 @@ def _bar(signal: Signal) -> str:
     cut = '<path class="cut" d="M-9 -2 -4 9M-5 -2 0 9" />' if signal.ratio > _WIDEST else ""
     cut = f'<svg x="97%" y="3" overflow="visible">{cut}</svg>' if cut else ""
     floor = f'<line class="floor" x1="{100 / _WIDEST:g}%" x2="{100 / _WIDEST:g}%" y1="0" y2="14"/>'
-    weight = "" if signal.weight is None else f" · {100 * signal.weight:.0f}&nbsp;% of importance"
+    weight = "" if signal.weight is None else f" · importance {100 * signal.weight:.0f}&nbsp;%"
     times = f" · {_times(signal)} floor" if signal.floor > 0 else ""
     return (
         f'<li class="{"counts" if counts else "quiet"}"><b>{_name(signal.name)}</b>'
@@ -359,7 +356,7 @@ def _row(one: Signal) -> str:
     if one.insufficient:
         return f'{start}<td colspan="8">insufficient: {_text(one.insufficient)}</td></tr>'
     cells = (
-        read.size(one), read.number(one.floor) if one.floor > 0 else "-", f"{one.ratio:.1f}" if one.floor > 0 else "-",
+        read.size(one), read.amount(one, one.floor) if one.floor > 0 else "-", f"{one.ratio:.1f}" if one.floor > 0 else "-",
         read.chance(one.p), read.chance(one.p_adjusted), f"{one.reference_rows:,.0f}", f"{one.recent_rows:,.0f}",
     )  # fmt: skip
     return (

@@ -25,8 +25,13 @@ KINDS = {
     "type": "type",
     "pca": "columns together, PCA",
     "classifier": "columns together, classifier",
-    "loss_scan": "loss scan",
-    "e_process": "e-process",
+    "loss_scan": "scan of the losses",
+    "e_process": "e-process of the losses",
+    "baseline": "losses against the baseline",
+    "data_drift": "distribution",
+    "concept_drift": "errors",
+    "performance_drop": "score",
+    "rmse_increase": "errors",
 }
 HEADLINES = {
     DriftType.NONE: "Nothing has changed that counts",
@@ -86,9 +91,17 @@ def kind(signal: Signal) -> str:
 
 
 def size(signal: Signal) -> str:
-    """Return the effect with its unit."""
-    unit = signal.unit
-    return f"{number(signal.effect)}{' ' if unit else ''}{unit}"
+    """Return the effect with its unit; a share is told in per cent.
+
+    >>> size(Signal("loss", Family.PERFORMANCE, "loss_scan", effect=0.342, unit="of the baseline loss"))
+    '34.2 % of the baseline loss'
+    """
+    return amount(signal, signal.effect) + (f" {signal.unit}" if signal.unit else "")
+
+
+def amount(signal: Signal, value: float) -> str:
+    """Return an effect or a floor of a signal without its unit."""
+    return f"{number(100 * value)} %" if signal.unit.startswith(("of ", "share")) else number(value)
 
 
 def times(signal: Signal, most: float) -> float:
@@ -249,62 +262,80 @@ def _closed(edges: Sequence[float | None]) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Losses:
-    """The mean loss, block by block.
+    """What became of the mean loss.
 
     Attributes:
-        at: where each block stands, 0 to 1, by time where every block has one, else by its place.
+        loss: what it is, e.g. "absolute"; empty where it is not told.
+        baseline: the mean when the model was promoted.
+        after: the mean since the change; None where there was none.
+        rise, low, high: of `after` over the baseline, a share of it, with its 95 % interval.
+        at: where each block stands, 0 to 1, by time where every block has one, else by its place; empty without a
+            series.
         labels: when each block was.
         mean, rows: of each block.
-        baseline: what the mean was when the model was promoted.
-        change: the first block after the change; None where there was none.
+        change: the first block after the change; None where there was none, or no series.
     """
 
-    at: tuple[float, ...]
-    labels: tuple[str, ...]
-    mean: tuple[float, ...]
-    rows: tuple[float, ...]
-    baseline: float | None
-    change: int | None
+    loss: str = ""
+    baseline: float | None = None
+    after: float | None = None
+    rise: float | None = None
+    low: float | None = None
+    high: float | None = None
+    at: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    rows: tuple[float, ...] = ()
+    change: int | None = None
 
-    @property
-    def after(self) -> float | None:
-        """The mean loss since the change."""
-        if self.change is None:
-            return None
-        rows = self.rows[self.change :]
-        whole = sum(rows)
-        return sum(m * n for m, n in zip(self.mean[self.change :], rows, strict=True)) / whole if whole else None
-
-    @property
-    def rise(self) -> float | None:
-        """How much higher that is than the baseline, per cent of it."""
-        if self.after is None or not self.baseline:
-            return None
-        return 100 * (self.after - self.baseline) / self.baseline
+    def __str__(self) -> str:
+        """Return it as one sentence."""
+        baseline = number(self.baseline)
+        if self.after is None or self.rise is None:
+            return f"No rise found over {baseline} at promotion." if self.baseline is not None else ""
+        since = f" since {self.labels[self.change]}" if self.change is not None else ""
+        sure = ""
+        if self.low is not None and self.high is not None:
+            sure = f" (95 % interval {100 * self.low:+.0f} to {100 * self.high:+.0f} %)"
+        return f"{number(self.after)}{since}, against {baseline} at promotion: {100 * self.rise:+.0f} %{sure}."
 
 
 def losses(found: Evidence) -> Losses | None:
-    """Return the losses over time that a signal of performance carries; None without at least two blocks."""
+    """Return what the signal of performance says about losses, with the series that it carries; else None."""
     for signal in found.signals:
-        told = signal.detail.get("series")
-        if signal.family is not Family.PERFORMANCE or not isinstance(told, list | tuple):
+        told = signal.detail
+        if signal.family is not Family.PERFORMANCE or not ("series" in told or "after" in told) or signal.insufficient:
             continue
-        blocks = [one for one in told if isinstance(one, list | tuple) and len(one) == 3]
-        blocks = [one for one in blocks if isinstance(one[1], int | float) and math.isfinite(one[1])]
-        if len(blocks) < 2 or len(blocks) != len(told):
-            continue
-        change, baseline = signal.detail.get("change"), signal.detail.get("baseline", found.loss_baseline)
-        if not isinstance(change, int) or not 0 <= change < len(blocks):
+        at, labels, mean, rows = _series(told.get("series"))
+        change = told.get("change")
+        if not isinstance(change, int) or not 0 <= change < len(mean) or not signal.grade:
             change = None
-        return Losses(
-            _places([one[0] for one in blocks]),
-            tuple(moment(one[0]) if isinstance(one[0], str) else f"row {one[0]:,}" for one in blocks),
-            tuple(float(one[1]) for one in blocks),
-            tuple(float(one[2]) for one in blocks),
-            baseline,
-            change,
-        )
+        baseline = _plain_number(told.get("before", told.get("baseline", found.loss_baseline)))
+        after = _plain_number(told.get("after")) if signal.grade else None
+        if after is None and change is not None and sum(rows[change:]) > 0:
+            after = sum(m * n for m, n in zip(mean[change:], rows[change:], strict=True)) / sum(rows[change:])
+        rise = _plain_number(told.get("ratio"))
+        if rise is None and after is not None and baseline:
+            rise = (after - baseline) / abs(baseline)
+        low, high = _plain_number(told.get("low")), _plain_number(told.get("high"))
+        return Losses(str(told.get("loss", "")), baseline, after, rise, low, high, at, labels, mean, rows, change)
     return None
+
+
+def _plain_number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _series(told: Any) -> tuple[tuple[float, ...], tuple[str, ...], tuple[float, ...], tuple[float, ...]]:
+    """Return where, when, how much and how many of a list of [moment or place, mean loss, rows]; else nothing."""
+    if not isinstance(told, list | tuple) or len(told) < 2:
+        return (), (), (), ()
+    for one in told:
+        if not isinstance(one, list | tuple) or len(one) != 3 or _plain_number(one[1]) is None:
+            return (), (), (), ()
+    labels = tuple(moment(one[0]) if isinstance(one[0], str) else f"row {one[0]}" for one in told)
+    mean, rows = (tuple(float(one[place]) for one in told) for place in (1, 2))
+    return _places([one[0] for one in told]), labels, mean, rows
 
 
 def _places(marks: Sequence[Any]) -> tuple[float, ...]:

@@ -76,7 +76,7 @@ def _evidence(found: Evidence) -> list[Line]:
 def _signal(one: Signal) -> Line:
     text = f"{one.name}, {read.kind(one)}: {read.size(one)}"
     if one.floor > 0:
-        text += f", {one.ratio:.1f} x its floor {read.number(one.floor)}"
+        text += f", {one.ratio:.1f} x its floor {read.amount(one, one.floor)}"
     if (p := one.p if one.p_adjusted is None else one.p_adjusted) is not None:
         text += f", p {read.chance(p)}"
     return Line(f"{text}: {read.graded(one)}", "red" if one.stop else _GRADE_STYLES[one.grade])
