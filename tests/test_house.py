@@ -29,8 +29,8 @@ ROWS = [
     ["demo"],
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
-# `control` compiles project files through `loader`; both are the use-case row.
-KNOWN = {("control", "loader")}
+# `control` compiles project files through `loader`; both are the use-case row. `replay` decides again, as `evidence` does.
+KNOWN = {("control", "loader"), ("replay", "evidence")}
 FACES = {"__init__", "__main__"}
 
 
