@@ -76,7 +76,7 @@ def test_rules_of_profile_seed_are_tried_with_other_limits():
     assert what_if(checks, old, p_value=0.01).fired_then == 1
 
 
-@pytest.mark.parametrize("changes", [{"window": "7d"}, {"profile": "sensitive"}, {"max_rows": 5}, {"p_value": 0.01}, {"every": "6h"}])  # fmt: skip
+@pytest.mark.parametrize("changes", [{"window": "7d"}, {"profile": "sensitive"}, {"max_rows": 5}, {"p_value": 0.01}])
 def test_what_was_not_measured_is_refused(changes):
     with pytest.raises(ConfigError, match="error_increase"):
         what_if(CHECKS, Drift(), **changes)

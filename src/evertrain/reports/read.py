@@ -59,7 +59,7 @@ def answer(decision: Decision) -> str:
     """Return whether it fired, and what that asks for."""
     if not decision.fired:
         return "did not fire"
-    return "fired: asks for retraining" if decision.retrain else "fired: reports, and does not retrain"
+    return "fired, asks for retraining" if decision.retrain else "fired, reports without retraining"
 
 
 def sure(decision: Decision) -> str:
@@ -96,7 +96,8 @@ def size(signal: Signal) -> str:
     >>> size(Signal("loss", Family.PERFORMANCE, "loss_scan", effect=0.342, unit="of the baseline loss"))
     '34.2 % of the baseline loss'
     """
-    return amount(signal, signal.effect) + (f" {signal.unit}" if signal.unit else "")
+    unit = signal.unit.removeprefix("share ")
+    return amount(signal, signal.effect) + (f" {unit}" if unit else "")
 
 
 def amount(signal: Signal, value: float) -> str:

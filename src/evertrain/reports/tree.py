@@ -36,12 +36,12 @@ def lines(decision: Decision, config: Drift | None = None) -> list[Line]:
 
     >>> from evertrain.specs import Cause
     >>> lines(Decision(Cause.DRIFT, "drift", False, "quiet", "nothing changed"))
-    [Line(text='drift: did not fire', style='dim', children=(Line(text='nothing changed', style='', children=()),))]
+    [Line(text='drift did not fire', style='dim', children=(Line(text='nothing changed', style='', children=()),))]
     """
     severity, found = decision.severity, decision.found
-    head = f"{decision.rule}: {read.answer(decision)}"
+    head = f"{decision.rule} {read.answer(decision)}"
     if severity is not Severity.NONE:
-        head = f"{severity.upper()} ({decision.action}), {head}"
+        head = f"{severity.upper()} ({decision.action}): {head}"
     under = [Line(decision.reason)]
     if told := read.sure(decision):
         under.append(Line(told))
