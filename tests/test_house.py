@@ -22,15 +22,15 @@ ROWS = [
     ["sources", "artifacts", "store"],
     ["registry", "trainers", "notify", "observations", "watch", "datasets"],
     ["executors", "serving", "forecasts"],
-    ["control", "loader", "plots"],
+    ["control", "loader", "plots", "reports"],
     ["loop"],
     ["project", "server", "dashboard", "testing", "compat"],
     ["cli"],
     ["demo"],
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
-# `control` compiles project files through `loader`; both are the use-case row.
-KNOWN = {("control", "loader")}
+# `control` compiles project files through `loader`; both are the use-case row. `replay` decides again, as `evidence` does.
+KNOWN = {("control", "loader"), ("replay", "evidence")}
 FACES = {"__init__", "__main__"}
 
 

@@ -201,6 +201,7 @@ def _with_losses(
 ) -> Evidence:
     """Return the evidence with what the losses of labelled rows say."""
     from evertrain.drift import losses as scans
+    from evertrain.drift.series import blocks
 
     live = scores.losses(how.name, actual, predicted, **chances)
     usable = np.isfinite(live)
@@ -233,6 +234,9 @@ def _with_losses(
         signals += seed.performance(_of_losses(baseline, how, before), _scores_now(actual, predicted, usable), config)
     else:
         signals.append(_loss_signal(result, kind, unit, count, config, _guessing(unit, actual[usable], result, baseline)))  # fmt: skip
+        stamps = None if moments is None else moments[order]
+        series, change = blocks(live, stamps, None if result.problem else result.at)
+        signals[-1] = replace(signals[-1], detail={**signals[-1].detail, "series": series, "change": change})
     known = not result.problem
     changed = None if moments is None or result.at is None else moments[order][result.at]
     return replace(

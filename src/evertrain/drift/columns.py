@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ from evertrain.specs import Drift
 
 ENOUGH = 20  # effective rows, below which nothing is said about a distribution
 CAP = 100_000  # recent rows that are looked at
+_EXACT = 10_000  # rows of the larger side, up to which p is exact where the smaller has under 30
 _VARIETY = 0.05  # of the reference rows that had another value than the only one now
 _DECILES = np.arange(1, 10) / 10
 
@@ -289,7 +290,7 @@ class _Check:
             moments = _moments(x, rows)
             if family is Family.QUALITY:
                 yield from self._quality(columns, order, rows, infinite, facts, weights)
-        spread: list[_Spread] = []
+        spread: list[_Pair] = []
         for j, column in enumerate(columns):
             m, weight = int(rows[j]), weights.get(column.name)
             y = order[j, :m]
@@ -312,8 +313,9 @@ class _Check:
             if why := _insufficient(n_e, m_e):
                 yield self._unsaid(column, m, family, why)
                 continue
-            spread.append(_spread(column, y, n_e, m_e, moments[j], self.thinned))
-        yield from self._spreads(spread, weights, family)
+            spread.append(_Pair(column, column.order, y, n_e, m_e, *moments[j]))
+        for same in _of_one_size(spread):
+            yield from self._spreads(same, weights, family)
 
     def _few(self, column: Numbers, y: Floats) -> tuple[Floats, Floats, Floats] | None:
         """Return the distinct values of both sides with their counts; None where they are too many for levels."""
@@ -366,74 +368,72 @@ class _Check:
             recent_rows=rows / tau, insufficient=why,
         )  # fmt: skip
 
-    def _spreads(self, found: Sequence[_Spread], weights: Mapping[str, float], family: Family) -> Iterator[Signal]:
-        if not found:
-            return
+    def _spreads(self, found: Sequence[_Pair], weights: Mapping[str, float], family: Family) -> Iterator[Signal]:
+        """Yield the signals of distributions; pairs of samples have the same sizes."""
         family = Family.DATA if family is Family.QUALITY else family
-        before, now = (np.diff(np.array(one), axis=1) for one in zip(*((s.before, s.now) for s in found), strict=True))
-        n, m = (np.array([getattr(s, name) for s in found]) for name in ("reference_rows", "recent_rows"))
-        distances = np.array([s.distance for s in found])
-        w1 = np.array([s.w1 for s in found])
-        index, bins = statistics.psi(before, now)
-        effects = statistics.ks_effect(distances, n, m).tolist()
+        order, y = np.stack([one.order for one in found]), np.stack([one.recent for one in found])
+        rows = np.array([one.column.rows for one in found])
+        n, m = np.array([one.reference_rows for one in found]), np.array([one.recent_rows for one in found])
+        kept, size = order.shape[1], y.shape[1]
+        edges = order[:, np.ceil(_DECILES * kept).astype(np.int64) - 1]
+        sd = np.array([one.column.facts.sd if not one.column.season.shape[1] else one.order.std() for one in found])
+        distances = statistics.ks_distance(order, y)
         ps = statistics.ks_p(distances, n, m).tolist()
-        psi_effects = statistics.psi_effect(index, n, m, bins).tolist()
-        psi_ps = statistics.psi_p(index, n, m, bins).tolist()
-        w1_effects = statistics.wasserstein_effect(w1, n, m).tolist()
-        shares = [(one / np.maximum(one.sum(axis=1, keepdims=True), 1)).tolist() for one in (before, now)]
-        indices = index.tolist()
-        for j, s in enumerate(found):
-            facts = s.column.facts
+        before = _binned(order, edges) * (rows / kept)[:, np.newaxis]
+        now = _binned(y, edges)
+        index, bins = statistics.psi(before, now)
+        with np.errstate(all="ignore"):
+            w1 = np.nan_to_num(statistics.wasserstein(order, y) / sd, nan=0.0, posinf=0.0)
+        details = zip(
+            distances.tolist(), index.tolist(), statistics.psi_effect(index, n, m, bins).tolist(),
+            statistics.psi_p(index, n, m, bins).tolist(), w1.tolist(),
+            statistics.wasserstein_effect(w1, n, m).tolist(), edges.tolist(),
+            (before / rows[:, np.newaxis]).tolist(), (now / size).tolist(),
+            statistics.ks_effect(distances, n, m).tolist(), strict=True,
+        )  # fmt: skip
+        for j, (d, found_psi, psi_effect, psi_p, shift, shift_effect, at, old, new, effect) in enumerate(details):
+            one = found[j]
+            facts, p = one.column.facts, ps[j]
+            if min(rows[j], size) < 30 and facts.tau == 1 and self.thinned == 1 and max(rows[j], size) <= _EXACT:
+                p = statistics.ks_exact_p(d, int(rows[j]), size)
             detail = {
-                "d": s.distance, "psi": indices[j], "psi_effect": psi_effects[j], "psi_p": psi_ps[j], "w1": s.w1,
-                "w1_effect": w1_effects[j], "means": [facts.mean, s.mean], "sds": [facts.sd, s.sd], "tau": facts.tau,
-                "histogram": {"edges": s.edges, "reference": shares[0][j], "recent": shares[1][j]},
+                "d": d, "psi": found_psi, "psi_effect": psi_effect, "psi_p": psi_p, "w1": shift,
+                "w1_effect": shift_effect, "means": [facts.mean, one.mean], "sds": [facts.sd, one.sd], "tau": facts.tau,
+                "histogram": {"edges": at, "reference": old, "recent": new},
             }  # fmt: skip
-            if s.column.season.shape[1]:
-                detail["season"] = s.column.season.shape[1]
+            if period := one.column.season.shape[1]:
+                detail["season"] = period
             yield Signal(
-                s.column.name, family, "ks", ps[j] if s.exact_p is None else s.exact_p, effects[j], self.floors["ks"],
-                "KS distance", s.reference_rows, s.recent_rows, weights.get(s.column.name), detail=detail,
+                one.column.name, family, "ks", p, effect, self.floors["ks"], "KS distance", one.reference_rows,
+                one.recent_rows, weights.get(one.column.name), detail=detail,
             )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Spread:
-    """Distances between the distributions of a column."""
+class _Pair(NamedTuple):
+    """Sorted samples of a column, their effective sizes, and the recent mean and standard deviation."""
 
     column: Numbers
+    order: Floats
+    recent: Floats
     reference_rows: float
     recent_rows: float
-    distance: float
-    exact_p: float | None
-    w1: float
-    before: Floats  # rows at most at each edge, from none to all
-    now: Floats
-    edges: list[float]
     mean: float
     sd: float
 
 
-def _spread(
-    column: Numbers, y: Floats, n_e: float, m_e: float, moments: tuple[float, float], thinned: float
-) -> _Spread:
-    order = column.order
-    kept, m = len(order), len(y)
-    distance = statistics.ks_distance(order, y)
-    edges = order[np.ceil(_DECILES * kept).astype(np.int64) - 1]
-    before, now = np.zeros(11), np.zeros(11)
-    before[1:10], before[10] = order.searchsorted(edges, "right"), kept
-    now[1:10], now[10] = y.searchsorted(edges, "right"), m
-    sd = column.facts.sd if not column.season.shape[1] else float(order.std())
-    exact = None
-    if min(column.rows, m) < 30 and column.facts.tau == 1 and thinned == 1 and max(column.rows, m) <= 10_000:
-        exact = statistics.ks_exact_p(distance, column.rows, m)
-    with np.errstate(all="ignore"):
-        w1 = statistics.wasserstein(order, y) / sd if sd > 0 else 0.0
-    return _Spread(
-        column, n_e, m_e, distance, exact, w1 if math.isfinite(w1) else 0.0, before * (column.rows / kept), now,
-        edges.tolist(), *moments,
-    )  # fmt: skip
+def _of_one_size(pairs: Sequence[_Pair]) -> Iterable[list[_Pair]]:
+    found: dict[tuple[int, int], list[_Pair]] = {}
+    for one in pairs:
+        found.setdefault((len(one.order), len(one.recent)), []).append(one)
+    return found.values()
+
+
+def _binned(order: Floats, edges: Floats) -> Floats:
+    """Return how many values of sorted samples are in each bin; one on an edge is in the bin below it."""
+    below = np.zeros((len(order), edges.shape[1] + 2))
+    below[:, 1:-1] = statistics.counts_at_most(order, edges)
+    below[:, -1] = order.shape[1]
+    return np.diff(below, axis=1)
 
 
 def _moments(x: Floats, rows: Ints) -> list[tuple[float, float]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,22 +23,32 @@ _KS_NOISE, _W1_NOISE = 0.855**2, 1.27**2
 _TIE = 1 + 1e-7  # two probabilities that differ by rounding alone are equal
 
 
-def ks_distance(reference: Floats, recent: Floats) -> float:
+def ks_distance(reference: Floats, recent: Floats) -> Floats:
     """Return the largest distance between two empirical distribution functions.
 
     Args:
-        reference, recent: sorted ascending, not empty, without NaN. Ties are exact.
+        reference, recent: sorted ascending, not empty, without NaN, shapes (..., n) and (..., m). Ties are exact.
 
     Source: Smirnov (1939). Costs the smaller sample times the logarithm of the larger.
 
-    >>> ks_distance(np.array([1.0, 1, 2, 2, 3]), np.array([1.0, 2, 2, 2, 3, 3])).__round__(6)
-    0.233333
+    >>> ks_distance(np.array([1.0, 1, 2, 2, 3]), np.array([1.0, 2, 2, 2, 3, 3])).round(6)
+    np.float64(0.233333)
     """
-    few, many = (reference, recent) if len(reference) <= len(recent) else (recent, reference)
-    steps = _steps(len(few))
-    above = steps[1:] - many.searchsorted(few, "right") / len(many)
-    below = many.searchsorted(few, "left") / len(many) - steps[:-1]
-    return float(max(above.max(), below.max()))
+    few, many = (reference, recent) if reference.shape[-1] <= recent.shape[-1] else (recent, reference)
+    steps = _steps(few.shape[-1])
+    above = (steps[1:] - counts_at_most(many, few) / many.shape[-1]).max(axis=-1)
+    below = (counts_at_most(many, few, "left") / many.shape[-1] - steps[:-1]).max(axis=-1)
+    return np.asarray(np.maximum(above, below))[()]
+
+
+def counts_at_most(order: Floats, limits: Floats, side: Literal["left", "right"] = "right") -> Ints:
+    """Return how many values of sorted samples are at most each limit, or with side "left", below it."""
+    if order.ndim == 1:
+        return order.searchsorted(limits, side)
+    found = np.empty(limits.shape, np.int64)
+    for one, values, at in zip(found, order, limits, strict=True):
+        one[:] = values.searchsorted(at, side)
+    return found
 
 
 @lru_cache(maxsize=8)
@@ -93,17 +104,19 @@ def ks_effect(distance: npt.ArrayLike, n: npt.ArrayLike, m: npt.ArrayLike) -> Fl
     return _without(distance, _KS_NOISE * (1 / np.asarray(n, float) + 1 / np.asarray(m, float)))
 
 
-def wasserstein(reference: Floats, recent: Floats) -> float:
+def wasserstein(reference: Floats, recent: Floats) -> Floats:
     """Return W1: how far, on average, a value must move to turn one sample into the other, in their unit.
 
     Args:
-        reference, recent: sorted ascending, not empty, without NaN.
+        reference, recent: sorted ascending, not empty, without NaN, shapes (..., n) and (..., m).
 
-    >>> round(wasserstein(np.array([0.0, 1, 3]), np.array([5.0, 6, 8])), 12)
-    5.0
+    >>> wasserstein(np.array([0.0, 1, 3]), np.array([5.0, 6, 8])).round(12)
+    np.float64(5.0)
     """
-    first, second, width = _pairs(len(reference), len(recent))
-    return float(np.abs(reference[first] - recent[second]) @ width)
+    first, second, width = _pairs(reference.shape[-1], recent.shape[-1])
+    gaps = reference.take(first, axis=-1)
+    gaps -= recent.take(second, axis=-1)
+    return np.asarray(np.abs(gaps, out=gaps) @ width)[()]
 
 
 @lru_cache(maxsize=4)
@@ -112,8 +125,9 @@ def _pairs(n: int, m: int) -> tuple[Ints, Ints, Floats]:
     # In units of 1/(n m), so that the steps of both sides are whole numbers, and equal ones are equal.
     ends = np.concatenate([np.arange(1, n + 1, dtype=np.int64) * m, np.arange(1, m + 1, dtype=np.int64) * n])
     ends.sort(kind="stable")
-    width = np.diff(ends, prepend=0) / (n * m)
-    return (ends - 1) // m, (ends - 1) // n, width
+    steps = np.diff(ends, prepend=0)
+    ends, steps = ends[steps > 0], steps[steps > 0]
+    return (ends - 1) // m, (ends - 1) // n, steps / (n * m)
 
 
 def wasserstein_effect(distance: npt.ArrayLike, n: npt.ArrayLike, m: npt.ArrayLike) -> Floats:
