@@ -433,6 +433,8 @@ def decide(
     if level is None:
         level = grades.check_level(config, _new_share(found, state))
     graded = grades.grade(found, config, level=level, fleet=fleet)
+    if not grades.highest(graded.signals, Family.PERFORMANCE):
+        graded = replace(graded, changed_at=None)  # the likeliest moment of a change that was none
     persists = bool(state.get("moved")) and _is_apart(found, state)
     literal = config.profile == grades.SEED
     severity = seed.severity(graded.signals) if literal else grades.judge(graded, persists=persists)

@@ -18,7 +18,7 @@ from evertrain import gate as gates
 from evertrain import triggers as rules
 from evertrain.clock import Clock
 from evertrain.config import Settings
-from evertrain.control import ask, back, data, foresee, tell
+from evertrain.control import ask, back, data, drift, foresee, tell
 from evertrain.control.forecast import filtered
 from evertrain.control.opened import Opened, apply, open_project
 from evertrain.control.work import Outcome, read_first, run_to_end
@@ -27,6 +27,8 @@ from evertrain.errors import ConfigError, UnknownName
 from evertrain.events import Event
 from evertrain.forecasts import Forecast, Forecasts
 from evertrain.loop import Loop
+from evertrain.replay import WhatIf
+from evertrain.reports import Report
 from evertrain.serving import Predictor
 from evertrain.specs import (
     Auto,
@@ -448,6 +450,31 @@ class Project:
     def refresh(self) -> None:
         """Do once what the loop does all the time, until nothing is left to do: look, decide, train what is due."""
         Loop(self.opened, watch_files=False).run(until_idle=True)
+
+    def check(self, model: str, partition: Mapping[str, Any] | None = None) -> Report:
+        """Look now whether a champion has drifted, and return what was found as a report; trains nothing.
+
+        Without `partition` every one with new rows or observations is looked at, and the report is of the worst one.
+
+        Raises:
+            ConfigError: the model declares no `on_drift()`.
+            NoModelYet: the partition has no champion.
+        """
+        spec = self.opened.project().models.get(model)
+        keys = None if partition is None or spec is None else ask.keys_of(spec, [partition])
+        decided = drift.look(self.opened, model, keys)
+        spec = self.opened.project().models[model]
+        key = next(iter(decided)) if len(decided) == 1 else None
+        named = tell.where(spec, key) if key is not None and spec.partition_by else ""
+        decision = decided[key] if key is not None else drift.together(spec, decided)
+        return Report(decision, model, named, drift.trigger_of(spec))
+
+    def what_if(self, model: str, days: float = 30, **changes: Any) -> WhatIf:
+        """Return how often other thresholds of `on_drift()` would have fired, on the stored evidence of past checks.
+
+        >>> # project.what_if("demand", severity="medium", error_increase=0.10).fired_then
+        """
+        return tell.what_if(self.opened, model, days, **changes)
 
     def start(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Keep the models fresh until `stop` answers true."""
