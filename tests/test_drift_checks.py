@@ -63,7 +63,7 @@ class World:
                 self.log(frame)
             self.clock.advance(days=1)
             if logged:
-                self.project.opened.observations.actuals("minutes", self.ids(frame), frame.minutes.tolist())
+                self.project.opened.observations().actuals("minutes", self.ids(frame), frame.minutes.tolist())
             if keep:
                 self.rows.ingest(frame)
             self.project.refresh()
@@ -73,7 +73,7 @@ class World:
         keys = None
         if self.project.spec.models["minutes"].partition_by:
             keys = [f'{{"town":"{town}"}}' for town in frame.town]
-        self.project.opened.observations.observe(
+        self.project.opened.observations().observe(
             "minutes", frame[FEATURES], predicted=answer.values.tolist(), ids=self.ids(frame), keys=keys,
             times=list(frame["at"]),
         )  # fmt: skip
@@ -196,7 +196,7 @@ def test_actuals_that_come_fast_are_not_judged_before_the_others(world):
     frame = found.day(slow=["Pilar"])
     found.log(frame)
     late = frame[frame.minutes > frame.minutes.median()]
-    found.project.opened.observations.actuals("minutes", found.ids(late), late.minutes.tolist())
+    found.project.opened.observations().actuals("minutes", found.ids(late), late.minutes.tolist())
     found.clock.advance(days=1)
     found.project.refresh()
     assert found.why()["drift"]["evidence"]["labelled_rows"] == 60  # of the day before yesterday, and no other
@@ -225,7 +225,7 @@ def test_a_champion_from_before_drift_was_watched_says_so(world, make, clock):
 def test_a_person_can_check_at_once_and_nothing_is_trained(world):
     found = world().begin()
     found.log(frame := found.day(slow=["Pilar"], each=140))
-    found.project.opened.observations.actuals("minutes", found.ids(frame), frame.minutes.tolist())
+    found.project.opened.observations().actuals("minutes", found.ids(frame), frame.minutes.tolist())
     found.clock.advance(days=2)
     report = found.project.check("minutes")
     assert report.decision.fired

@@ -1093,11 +1093,15 @@ class Retention:
         fits: newest fits of each partition.
         days: every fit younger than this many days.
         events_days: age of the log, in days.
+        observations_days: age of logged predictions, in days.
+        observations: logged predictions of each model; beyond it a uniform sample is kept, and says so.
     """
 
     fits: Positive = 5
     days: Annotated[int, Field(ge=0)] = 7
     events_days: Positive = 90
+    observations_days: Positive = 90
+    observations: Positive = 1_000_000
 
 
 @spec

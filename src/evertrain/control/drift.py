@@ -81,7 +81,7 @@ def begin(opened: Opened, project: ProjectSpec, model: models.Model, trigger: Dr
     with opened.store.read() as tx:
         last = next((one for one in decisions.latest(tx, model.id) if one.rule == "drift"), None)
     mark = decisions.evidence_of(last).get("mark", 0) if last else 0
-    news = opened.observations.keys_with_news(model.name, mark)
+    news = opened.observations().keys_with_news(model.name, mark)
     with opened.store.read() as tx:
         observed = champions.serving(tx, model.id, [one.key for one in news])
         others = champions.with_news(tx, model.id, _IN_A_ROUND) if has_rows(project, model) else []
@@ -134,7 +134,7 @@ def look(opened: Opened, name: str, keys: Sequence[KeyText] | None = None) -> di
 
 def _is_logged(opened: Opened, model: models.Model, row: Record) -> bool:
     return bool(
-        len(opened.observations.window(model.name, [KeyText(row.key)], since=from_text(row.trained_at), limit=1))
+        len(opened.observations().window(model.name, [KeyText(row.key)], since=from_text(row.trained_at), limit=1))
     )
 
 
@@ -205,8 +205,8 @@ def _copy(
     import polars as pl
 
     keys = [KeyText(row.key)]
-    window = opened.observations.window(model.name, keys, since=trained_at, limit=trigger.max_rows)
-    mature = opened.observations.watermark(model.name, keys[0], declared=trigger.label_delay)
+    window = opened.observations().window(model.name, keys, since=trained_at, limit=trigger.max_rows)
+    mature = opened.observations().watermark(model.name, keys[0], declared=trigger.label_delay)
     known = window.has_actual & (window.times < np.datetime64(mature.replace(tzinfo=None) if mature else "NaT"))
     actual = [value if is_known else None for value, is_known in zip(window.actual.tolist(), known, strict=True)]
     path = hands.scratch / f"observed-{secrets.token_hex(8)}.arrow"
