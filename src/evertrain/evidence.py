@@ -558,10 +558,11 @@ def _blocked(found: Evidence, literal: bool) -> str:
         return f"{stop.name} is gone" if now == "gone" else f"{stop.name} is {now} and was {stop.detail.get('was')}"
     if literal:
         return ""
-    worst = grades.highest(found.signals, Family.QUALITY)
+    damaged = grades.damage(found.signals)
+    worst = grades.highest(damaged, Family.QUALITY)
     if worst >= 2 and not grades.highest(found.signals, Family.PERFORMANCE):
-        names = [one.name for one in found.signals if one.family is Family.QUALITY and one.grade == worst]
-        return _some(names) + (", and no loss has risen" if found.labelled_rows else "")
+        names = list(dict.fromkeys(one.name for one in damaged if one.grade == worst))
+        return _some(names) + (", and no loss has risen beyond chance" if found.labelled_rows else "")
     return ""
 
 
