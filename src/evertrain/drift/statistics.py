@@ -395,7 +395,7 @@ def welch(first: Floats, second: Floats) -> tuple[float, float]:
     return z, float(2 * ndtr(-abs(z)))
 
 
-def auc_null_sd(n: int, m: int) -> float:
+def auc_null_sd(n: float, m: float) -> float:
     """Return the standard deviation of an AUC between samples of `n` and `m` rows that do not differ.
 
     Source: Mann and Whitney (1947).
