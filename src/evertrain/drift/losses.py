@@ -125,8 +125,8 @@ def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = No
     ranks = np.concatenate([pit(known, known), pit(known, new)])
     memory = _memory(ranks[:n0])
     z, window = _best(ranks, n0)
-    split = count - window
     own = ranks[n0:]
+    split = _cut(ranks, n0, window)
     # The reference may be in no order, as a shuffled hold-out is; then only the live losses show their dependence.
     memory = max(memory, _memory(_level(own, split), LAGS))
     if labels is not None:
@@ -136,7 +136,19 @@ def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = No
         return Scan(live=count, reference=n0, memory=memory, problem=few)
     z = _widened(z / np.sqrt(memory), n0 / memory)
     p = min(1.0, TESTS * float(stats.norm.sf(z)))
-    return _sized(known, new, z, p, window, memory, kept)
+    return _sized(known, new, z, p, count - split, memory, kept)
+
+
+def _cut(ranks: Floats, n0: int, window: int) -> int:
+    """Return the place among the live losses where they rose, to the row: windows are a third apart.
+
+    What a window has too much would be taken for dependence between rows, and the rise for less than it is.
+    """
+    n = ranks.size
+    widths = np.arange(max(1, int(window / 1.35)), min(n - n0, math.ceil(window * 1.35)) + 1)
+    sums = np.r_[0.0, np.cumsum(ranks)]
+    gap = (sums[n] - sums[n - widths]) / widths - sums[n - widths] / (n - widths)
+    return int(n - n0 - widths[np.argmax(gap * np.sqrt(widths * (n - widths)))])
 
 
 def _best(ranks: Floats, n0: int) -> tuple[float, int]:
