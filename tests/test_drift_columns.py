@@ -268,14 +268,15 @@ def daily(days, seed, start=0, shift=0.0):
     return pd.DataFrame({"x": x}), pd.Timestamp("2024-01-01") + pd.to_timedelta(hours, "h")
 
 
-def test_the_time_of_day_is_no_drift():
+@pytest.mark.parametrize("days", [10, 60])
+def test_the_time_of_day_is_no_drift(days):
     """A window of four evenings beside whole days: other values, but those of evenings."""
     hits, shifted = 0, 0
     for seed in range(40):
-        rows, times = daily(60, seed)
+        rows, times = daily(days, seed)
         reference = Profile.of(rows, times=times)
         for shift in (0.0, 1.5):
-            recent, when = daily(4, 1000 + seed, 24 * 60, shift)
+            recent, when = daily(4, 1000 + seed, 24 * days, shift)
             evening = when.hour >= 12
             found = compare(reference, recent[evening], DEFAULT, times=when[evening])
             one = next(one for one in found if one.kind == "ks")

@@ -461,7 +461,7 @@ def _period(correlation: Floats, periods: list[int]) -> int:
         lag
         for lag in periods
         if correlation[lag] > 0.3
-        and correlation[lag] > max(correlation[lag - 1], correlation[lag + 1])
+        and correlation[lag] > max(correlation[lag - 1], correlation[lag + 1]) - 0.05  # of few periods, noise moves it
         and correlation[lag] - correlation[1:lag].min() > 0.1
     ]
     best = max((correlation[lag] for lag in peaks), default=0.0)
