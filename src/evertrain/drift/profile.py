@@ -461,7 +461,7 @@ def _period(correlation: Floats, periods: list[int]) -> int:
         lag
         for lag in periods
         if correlation[lag] > 0.3
-        and correlation[lag] > max(correlation[lag - 1], correlation[lag + 1])
+        and correlation[lag] > max(correlation[lag - 1], correlation[lag + 1]) - 0.05  # of few periods, noise moves it
         and correlation[lag] - correlation[1:lag].min() > 0.1
     ]
     best = max((correlation[lag] for lag in peaks), default=0.0)
@@ -536,10 +536,10 @@ def _losses(losses: npt.ArrayLike | None) -> Floats:
 
 
 def _weights(weights: Mapping[str, float]) -> dict[str, float]:
-    found = {str(name): max(0.0, float(weight)) for name, weight in weights.items()}
+    found = {str(name): float(weight) for name, weight in weights.items()}
     if bad := [name for name, weight in found.items() if not np.isfinite(weight)]:
         raise DataError(f"the weight of {bad[0]!r} is {found[bad[0]]}; it must be a finite number")
-    return found
+    return {name: max(0.0, weight) for name, weight in found.items()}
 
 
 def _sample(frame: pd.DataFrame, order: Ints | None, columns: Sequence[Column]) -> tuple[tuple[str, ...], Floats]:
