@@ -178,6 +178,10 @@ def measure(
                 times=None if moments is None else moments[newest],
                 predicted=predicted[newest] if aligned and predicted is not None else None,
             )  # fmt: skip
+        if config.joint and len(rows):
+            from evertrain.drift import joint
+
+            signals += joint.compare(profile, rows, config, times=None if moments is None else moments[newest])
         if config.profile == grades.SEED:
             tests = [one for one in signals if one.kind == "ks" and one.p is not None]
             signals = [seed.data_drift(one.name, one.p or 0.0, one.effect, config) for one in tests]
