@@ -234,6 +234,7 @@ def _with_losses(
         signals += seed.performance(_of_losses(baseline, how, before), _scores_now(actual, predicted, usable), config)
     else:
         signals.append(_loss_signal(result, kind, unit, count, config, _guessing(unit, actual[usable], result, baseline)))  # fmt: skip
+    if signals and signals[-1].family is Family.PERFORMANCE:
         stamps = None if moments is None else moments[order]
         series, change = blocks(live, stamps, None if result.problem else result.at)
         signals[-1] = replace(signals[-1], detail={**signals[-1].detail, "series": series, "change": change})

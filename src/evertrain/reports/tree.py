@@ -111,9 +111,7 @@ def turning(decision: Decision, config: Drift | None) -> list[str]:
     if fires(found, min_confidence=sure) != decision.fired:
         told.append(f"min_confidence={sure} instead of {config.min_confidence}")
     if decision.fired:
-        told += [
-            f"nothing found in {family}" for family, _ in read.families(found) if not fires(_without(found, family))
-        ]
+        told += [f"no signal of {family}" for family, _ in read.families(found) if not fires(_without(found, family))]
     return told
 
 
