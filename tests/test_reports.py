@@ -220,7 +220,7 @@ def test_losses_are_drawn_with_their_change():
     page = Page(Report(CASES["critical with a change"]).to_html())
 
     assert "changed 2026-05-10" in page.text
-    assert "0.42 since 2026-05-10, against 0.3 at promotion: +40 %." in page.text
+    assert "The mean loss was 0.3 at promotion and is 0.42 since 2026-05-10: +40 %." in page.text
     assert sum(tag == "circle" and attrs.get("class") == "dot" for tag, attrs in page.tags) == len(SERIES)
 
 

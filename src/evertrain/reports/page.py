@@ -102,11 +102,8 @@ def _head(decision: Decision, title: str) -> str:
 
 
 def _facts(found: Evidence) -> str:
-    listed = [
-        ("Recent rows", f"{found.recent_rows:,}"),
-        ("Labelled rows", f"{found.labelled_rows:,}"),
-        ("Reference rows", f"{found.reference_rows:,}"),
-    ]
+    labelled = "all labelled" if 0 < found.labelled_rows == found.recent_rows else f"{found.labelled_rows:,} labelled"
+    listed = [("Recent rows", f"{found.recent_rows:,}, {labelled}"), ("Reference rows", f"{found.reference_rows:,}")]
     if found.since or found.until:
         listed.append(("Period", f"{read.moment(found.since)} to {read.moment(found.until)}"))
     if found.changed_at:
@@ -210,7 +207,7 @@ def _effects(found: Evidence) -> str:
     counting = sum(one.grade > 0 or one.stop for one in listed)
     rule = "by more than chance, and by more than its floor, the smallest effect that counts"
     if any("rule" in one.detail for one in listed):
-        rule = "by its rule"
+        rule = "beyond the limit of its rule"
     said = f"{counting or 'None'} of {len(listed)} changed {rule}."
     marks = "".join(
         f'<span style="left:{100 * times / _WIDEST:g}%">{label}</span>'
@@ -239,7 +236,7 @@ def _bar(signal: Signal) -> str:
     floor = f'<line class="floor" x1="{100 / _WIDEST:g}%" x2="{100 / _WIDEST:g}%" y1="0" y2="14"/>'
     weight = "" if signal.weight is None else f" · importance {100 * signal.weight:.0f}&nbsp;%"
     moved = f" · {_text(told)}" if (told := read.moved(signal)) else ""
-    times = f" · {_times(signal)} floor" if signal.floor > 0 and signal.ratio >= 0 else ""
+    times = f" · {_times(signal)}&nbsp;floor" if signal.floor > 0 and signal.ratio >= 0 else ""
     bar = (
         '<svg class="track" width="100%" height="14" aria-hidden="true">'
         '<rect class="empty" width="100%" height="10" y="2" rx="2"/>'
@@ -254,14 +251,16 @@ def _bar(signal: Signal) -> str:
 
 
 def _distributions(found: Evidence) -> str:
-    cards = [_card(one, told) for one, told in read.distributions(found)]
+    drawn = read.distributions(found)
+    cards = [_card(one, told) for one, told in drawn]
     if not cards:
         return ""
     body = f'<div class="cards">{"".join(cards[:_DRAWN])}</div>'
     if rest := cards[_DRAWN:]:
         body += f'<details><summary>{len(rest)} more</summary><div class="cards">{"".join(rest)}</div></details>'
     key = '<span class="key then"></span>reference, <span class="key now"></span>recent'
-    return _section("Then and now", body, f"Share of rows: {key}.")
+    tenths = " Numbers are divided at tenths of the reference." if any(told.tenths for _, told in drawn) else ""
+    return _section("Then and now", body, f"Share of rows: {key}.{tenths}")
 
 
 def _card(signal: Signal, told: read.Histogram) -> str:

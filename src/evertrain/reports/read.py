@@ -115,7 +115,8 @@ def moved(signal: Signal) -> str:
     for name, text in (("shares", "{} % to {} % of rows"), ("means", "mean {} to {}")):
         pair = told.get(name)
         if isinstance(pair, list | tuple) and len(pair) == 2 and None not in map(_plain_number, pair):
-            return text.format(*(number(100 * one if name == "shares" else one) for one in pair))
+            was, now = (number(100 * one if name == "shares" else one) for one in pair)
+            return "" if was == now else text.format(was, now)
     if isinstance(told.get("was"), str) and isinstance(told.get("is"), str):
         return f"{told['was']} to {told['is']}"
     return str(told["rule"]) if isinstance(told.get("rule"), str) else ""
@@ -222,6 +223,7 @@ class Histogram:
     Attributes:
         edges: where the bins are drawn, one more than there are bins, in the unit of the drawing; empty for categories.
         ticks: a few edges with the value there.
+        tenths: whether the bins are open at both ends.
         levels: of categories, else empty.
         reference, recent: share of rows in each bin or level.
     """
@@ -231,6 +233,7 @@ class Histogram:
     levels: tuple[str, ...]
     reference: tuple[float, ...]
     recent: tuple[float, ...]
+    tenths: bool = False
 
     def heights(self) -> tuple[list[float], list[float]]:
         """Return share per unit of width, so that bins of different widths compare; the highest is 1."""
@@ -301,7 +304,7 @@ def _open(edges: Sequence[float], reference: Sequence[float], recent: Sequence[f
     places = sorted({0, len(kept) // 2, len(kept) - 1})
     ticks = tuple((float(place + 1), number(kept[place])) for place in places)
     then, now = zip(*shares, strict=True)
-    return Histogram(tuple(float(place) for place in range(len(shares) + 1)), ticks, (), tuple(then), tuple(now))
+    return Histogram(tuple(float(place) for place in range(len(shares) + 1)), ticks, (), tuple(then), tuple(now), True)
 
 
 def _shares(counts: Any) -> tuple[float, ...] | None:
@@ -345,14 +348,16 @@ class Losses:
 
     def __str__(self) -> str:
         """Return it as one sentence."""
-        baseline = number(self.baseline)
+        if self.baseline is None:
+            return ""
+        was = f"The mean loss was {number(self.baseline)} at promotion"
         if self.after is None or self.rise is None:
-            return f"No rise found over {baseline} at promotion." if self.baseline is not None else ""
+            return f"{was}, and has not risen beyond chance."
         since = f" since {self.labels[self.change]}" if self.change is not None else ""
         sure = ""
         if self.low is not None and self.high is not None:
             sure = f" (95 % interval {100 * self.low:+.0f} to {100 * self.high:+.0f} %)"
-        return f"{number(self.after)}{since}, against {baseline} at promotion: {100 * self.rise:+.0f} %{sure}."
+        return f"{was} and is {number(self.after)}{since}: {100 * self.rise:+.0f} %{sure}."
 
 
 def losses(found: Evidence) -> Losses | None:
