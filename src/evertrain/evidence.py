@@ -237,7 +237,9 @@ def _with_losses(
     if signals and signals[-1].family is Family.PERFORMANCE:
         stamps = None if moments is None else moments[order]
         series, change = blocks(live, stamps, None if result.problem else result.at)
-        signals[-1] = replace(signals[-1], detail={**signals[-1].detail, "series": series, "change": change})
+        known_mean = {} if result.problem else {"before": result.before}
+        detail = {"loss": unit.value, **known_mean, **signals[-1].detail, "series": series, "change": change}
+        signals[-1] = replace(signals[-1], detail=detail)
     known = not result.problem
     changed = None if moments is None or result.at is None else moments[order][result.at]
     return replace(

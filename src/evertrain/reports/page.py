@@ -86,7 +86,7 @@ def _head(decision: Decision, title: str) -> str:
     word = "nothing to do" if severity is Severity.NONE else f"{severity.upper()} · {decision.action}"
     shape = f'<svg viewBox="0 0 16 16" width="14" height="14" fill="currentColor" aria-hidden="true">{_SHAPES[severity]}</svg>'
     headline = read.headline(decision)
-    reason = "" if headline == decision.reason else f'<p class="reason">{_text(decision.reason)}</p>'
+    reason = "" if headline.lower() == decision.reason.lower() else f'<p class="reason">{_text(decision.reason)}</p>'
     meter = ""
     if decision.confidence is not None:
         meter = (

@@ -11,6 +11,7 @@ from typing import Any
 
 from evertrain.drift.signal import DriftType, Evidence, Family, Severity, Signal
 from evertrain.evidence import EXPLANATIONS, Explanation
+from evertrain.scores import Loss
 from evertrain.triggers import Decision
 
 SHOWN = 30  # features drawn; the others are counted, and listed where there is room
@@ -51,8 +52,14 @@ def headline(decision: Decision) -> str:
         if not found.signals or all(one.insufficient for one in found.signals):
             return "Nothing can be said yet"
     elif decision.drift_type is DriftType.NONE:
-        return decision.reason
+        return decision.reason[:1].upper() + decision.reason[1:]
+    elif decision.drift_type is DriftType.CONCEPT and found is not None and _inputs_changed(found):
+        return "The model errs more"  # rules of profile "seed" call it so whatever the inputs do
     return HEADLINES[decision.drift_type]
+
+
+def _inputs_changed(found: Evidence) -> bool:
+    return any(one.grade for one in found.signals if one.family in (Family.DATA, Family.QUALITY))
 
 
 def answer(decision: Decision) -> str:
@@ -323,7 +330,7 @@ class Losses:
     """What became of the mean loss.
 
     Attributes:
-        loss: what it is, e.g. "absolute"; empty where it is not told.
+        loss: of which kind, a value of `scores.Loss`; empty where it is not told.
         baseline: the mean when the model was promoted.
         after: the mean since the change; None where there was none.
         rise, low, high: of `after` over the baseline, a share of it, with its 95 % interval.
@@ -350,7 +357,8 @@ class Losses:
         """Return it as one sentence."""
         if self.baseline is None:
             return ""
-        was = f"The mean loss was {number(self.baseline)} at promotion"
+        words = "share of wrong answers" if self.loss == Loss.WRONG else f"mean {self.loss or 'loss'}"
+        was = f"The {words} was {number(self.baseline)} at promotion"
         if self.after is None or self.rise is None:
             return f"{was}, and has not risen beyond chance."
         since = f" since {self.labels[self.change]}" if self.change is not None else ""
