@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,7 +120,7 @@ def measure(
 
     Args:
         reference: the rows that the champion was trained on, or their profile.
-        recent: rows since, oldest first; the newest `config.max_rows` count.
+        recent: rows since, oldest first; columns are compared in the newest ones, see `Drift.window`.
         predictions, actuals: of the recent rows, or of some of them; equally many, oldest first. An actual that is
             missing (NaN, None) is not known yet.
         baseline: scores of the champion when it was promoted, by name; counts where there are no reference losses.
@@ -153,7 +153,7 @@ def measure(
     actual = None if actuals is None else _values(actuals, "actuals")
     aligned = predicted is not None and len(predicted) == len(recent)
     labelled = _labelled(predicted, actual, len(recent), notes)
-    newest = slice(max(0, len(recent) - config.max_rows), None)
+    newest = _newest(moments, len(recent), config)
     rows = recent.iloc[newest]
     signals: list[Signal] = []
     if config.profile == grades.SEED and isinstance(reference, pd.DataFrame):
@@ -176,7 +176,7 @@ def measure(
     tested = [one.p for one in signals if one.p is not None]
     found = Evidence(
         tuple(signals), ref_rows, len(rows), 0, grades.simes(tested) if tested else None, notes=tuple(notes),
-        since=_iso(moments, 0), until=_iso(moments, -1),
+        since=_iso(moments if moments is None else moments[newest], 0), until=_iso(moments, -1),
     )  # fmt: skip
     if labelled is None or actual is None or predicted is None:
         return found
@@ -391,6 +391,15 @@ def _moments(times: ArrayLike | None, rows: int) -> NDArray[np.datetime64] | Non
     return np.asarray(found, dtype="datetime64[us]")
 
 
+def _newest(moments: NDArray[np.datetime64] | None, rows: int, config: Drift) -> slice:
+    """Return which rows count as recent: those of the newest `window`, and at least `min_rows`."""
+    count = min(rows, config.max_rows)
+    if moments is not None and rows and not np.isnat(moments).any():
+        young = moments > moments.max() - np.timedelta64(config.window)
+        count = min(count, max(config.min_rows, int(young.sum())))
+    return slice(rows - count, None)
+
+
 def _iso(moments: NDArray[np.datetime64] | None, place: int) -> str | None:
     known = None if moments is None else np.sort(moments[~np.isnat(moments)])
     return None if known is None or not known.size else _stamp(known[place])
@@ -427,6 +436,8 @@ def decide(
     if level is None:
         level = grades.check_level(config, _new_share(found, state))
     graded = grades.grade(found, config, level=level, fleet=fleet)
+    if not grades.highest(graded.signals, Family.PERFORMANCE):
+        graded = replace(graded, changed_at=None)  # the likeliest moment of a change that was none
     persists = bool(state.get("moved")) and _is_apart(found, state)
     literal = config.profile == grades.SEED
     severity = seed.severity(graded.signals) if literal else grades.judge(graded, persists=persists)
@@ -528,8 +539,8 @@ def should_retrain(
 
 
 def _rows(reference: Profile | pd.DataFrame) -> int:
-    rows = getattr(reference, "rows", None)
-    return rows if isinstance(rows, int) else len(reference)  # a table may have a column of this name
+    rows: object = getattr(reference, "rows", None)  # a table may have a column of this name
+    return rows if isinstance(rows, int) else len(cast("pd.DataFrame", reference))
 
 
 def _blocked(found: Evidence, literal: bool) -> str:
