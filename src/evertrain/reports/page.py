@@ -102,10 +102,13 @@ def _head(decision: Decision, title: str) -> str:
 
 
 def _facts(found: Evidence) -> str:
-    labelled = "all labelled" if 0 < found.labelled_rows == found.recent_rows else f"{found.labelled_rows:,} labelled"
-    listed = [("Recent rows", f"{found.recent_rows:,}, {labelled}"), ("Reference rows", f"{found.reference_rows:,}")]
-    if found.since or found.until:
-        listed.append(("Period", f"{read.moment(found.since)} to {read.moment(found.until)}"))
+    listed = [
+        ("Recent rows", f"{found.recent_rows:,}"),
+        ("Labelled rows", f"{found.labelled_rows:,}"),
+        ("Reference rows", f"{found.reference_rows:,}"),
+    ]
+    if period := read.period(found):
+        listed.append(("Period", period))
     if found.changed_at:
         listed.append(("Loss changed", read.moment(found.changed_at)))
     cells = "".join(f"<div><dt>{_text(what)}</dt><dd>{_text(value)}</dd></div>" for what, value in listed)
@@ -117,7 +120,7 @@ def _meaning(decision: Decision) -> str:
     if told is None:
         return ""
     cells = "".join(
-        f"<div><h3>{_text(what)}</h3><p>{_text(text)}</p></div>"
+        f"<div><h2>{_text(what)}</h2><p>{_text(text)}</p></div>"
         for what, text in (("What it means", told.what), ("Impact", told.impact), ("What to do", told.solution))
     )
     return f'<section class="meaning">{cells}</section>'
@@ -330,7 +333,7 @@ def _table(found: Evidence) -> str:
     head = "".join(
         f'<th scope="col"{" class=n" if right else ""}>{what}</th>'
         for what, right in (
-            ("what", 0), ("compared", 0), ("family", 0), ("grade", 0), ("effect", 1), ("floor", 1), ("×", 1), ("p", 1),
+            ("what", 0), ("compared", 0), ("family", 0), ("grade", 0), ("effect", 1), ("floor", 1), ("× floor", 1), ("p", 1),
             ("corrected", 1), ("rows then", 1), ("now", 1),
         )
     )  # fmt: skip
@@ -346,7 +349,8 @@ def _table(found: Evidence) -> str:
 
 
 def _rows(head: str, rows: Sequence[str]) -> str:
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    start = '<div class="wide" tabindex="0" role="region" aria-label="Everything compared"><table><thead><tr>'
+    return f"{start}{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
 
 
 def _count(rows: float) -> str:

@@ -178,6 +178,14 @@ def moment(text: str | None) -> str:
     return f"{found:%Y-%m-%d}" if (found.hour, found.minute) == (0, 0) else f"{found:%Y-%m-%d %H:%M} UTC"
 
 
+def period(found: Evidence) -> str:
+    """Return from when to when the recent rows are, or nothing without times."""
+    if found.since is None and found.until is None:
+        return ""
+    since, until = moment(found.since), moment(found.until)
+    return f"{since.removesuffix(' UTC') if until.endswith(' UTC') else since} to {until}"
+
+
 def _strength(signal: Signal) -> tuple[bool, float]:
     # A rule without a floor of effect is as strong as its grade says.
     ratio = signal.ratio if signal.floor > 0 else float(signal.grade)
