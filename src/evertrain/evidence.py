@@ -248,9 +248,12 @@ def _with_losses(
     else:
         guessing = _guessing(unit, actual[usable], result, baseline)
         signals.append(_loss_signal(result, kind, unit, count, config, baseline, worse_than_guessing=guessing))
+    if signals and signals[-1].family is Family.PERFORMANCE:
         stamps = None if moments is None else moments[order]
         series, change = blocks(live, stamps, None if result.problem else result.at)
-        signals[-1] = replace(signals[-1], detail={**signals[-1].detail, "series": series, "change": change})
+        known_mean = {} if result.problem else {"before": result.before}
+        detail = {"loss": unit.value, **known_mean, **signals[-1].detail, "series": series, "change": change}
+        signals[-1] = replace(signals[-1], detail=detail)
     known = not result.problem
     changed = None if moments is None or result.at is None else moments[order][result.at]
     return replace(
