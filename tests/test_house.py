@@ -22,7 +22,7 @@ ROWS = [
     ["sources", "artifacts", "store"],
     ["registry", "trainers", "notify", "observations", "watch", "datasets"],
     ["executors", "serving", "forecasts"],
-    ["control", "loader", "plots"],
+    ["control", "loader", "plots", "reports"],
     ["loop"],
     ["project", "server", "dashboard", "testing", "compat"],
     ["cli"],
