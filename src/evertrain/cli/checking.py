@@ -36,6 +36,7 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="Another setting of the check: name=value, such as error_increase=20%; see `Drift`."),
 ]
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a page for people to this file.")]
 ExitCode = Annotated[bool, typer.Option("--exit-code", help=f"End with {TRIGGERED} where retraining is asked for.")]
 
 
@@ -52,12 +53,14 @@ def check(
         typer.Option(help="A score of the model when it was made: name=value, such as r2=0.85; may be repeated."),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="The column that is predicted: no input, and the actuals where they are not given.")
+        str | None,
+        typer.Option(help="The column that is predicted: no input, and the actuals where they are not given."),
     ] = None,
     time: Annotated[str | None, typer.Option(help="The column that says when a row happened.")] = None,
     profile: Profile = None,
     min_confidence: MinConfidence = None,
     settings: Sets = None,
+    html: Html = None,
     exit_code: ExitCode = False,
 ) -> None:
     """Say whether a model should be retrained, from files alone: no project is needed, and nothing is written."""
@@ -65,6 +68,7 @@ def check(
     from evertrain.errors import ConfigError
 
     with _only_json():
+        _may_write(html)
         config = _config(profile, min_confidence, settings)
         scores = _scores(baseline)
         reference, recent = _rows(reference_data), _rows(recent_data)
@@ -83,6 +87,7 @@ def check(
                 reference.drop(columns=apart), recent.drop(columns=apart, errors="ignore"), predictions, actuals, scores,
                 times=moments, config=config,
             )  # fmt: skip
+        _page(html, decision, target or "", config)
     show.as_json(told(decision, config))
     _say(decision)
     if exit_code and decision.fired:
@@ -103,6 +108,7 @@ def execute(
     profile: Profile = None,
     min_confidence: MinConfidence = None,
     settings: Sets = None,
+    html: Html = None,
     force: Annotated[bool, typer.Option("--force", help="Retrain whatever the check says.")] = False,
     exit_code: ExitCode = False,
 ) -> None:
@@ -116,6 +122,7 @@ def execute(
     from evertrain.control.execute import model_of, trainer_of
 
     with _only_json():
+        _may_write(html)
         config = _config(profile, min_confidence, settings)
         reference, recent = begin.rows_of(reference_data), begin.rows_of(recent_data)
         with _project(reference_data, target, trainer) as opened:
@@ -126,6 +133,8 @@ def execute(
                 done = run(
                     opened, meant, reference.frame, recent.frame, config=config, force=force, actor=here.user()
                 )  # fmt: skip
+        if done.check is not None:
+            _page(html, done.check, done.model, config)
     show.as_json(executed(done, config))
     _say_executed(done)
     if done.outcome == "failed":
@@ -170,13 +179,13 @@ def _project(reference: Path, target: str | None, trainer: str | None) -> Iterat
 
 
 def _config(profile: str | None, min_confidence: int | None, settings: list[str] | None) -> Drift:
-    from evertrain.specs import drift_of
+    from evertrain.specs import Drift
 
     given: dict[str, Any] = here.assigned(settings or [], "name=value, such as error_increase=20%")
-    given |= {
-        name: value for name, value in (("profile", profile), ("min_confidence", min_confidence)) if value is not None
-    }
-    return drift_of(given)
+    if "joint" in given:
+        given["joint"] = tuple(given["joint"].split(","))
+    own = {"profile": profile, "min_confidence": min_confidence}
+    return Drift(**given | {name: value for name, value in own.items() if value is not None})
 
 
 def _scores(given: list[str] | None) -> dict[str, float]:
@@ -228,7 +237,9 @@ def _array(file: Path | None) -> NDArray[np.generic] | None:
         raise DataError(f"{file} is missing", source=str(file)) from None
     except (OSError, ValueError, EOFError, MemoryError, OverflowError, TypeError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise DataError(f"{file.name} is no plain .npy array: {reason}; save it with numpy.save", source=file.name) from None
+        raise DataError(
+            f"{file.name} is no plain .npy array: {reason}; save it with numpy.save", source=file.name
+        ) from None
     if found.ndim == 2 and found.shape[1] == 1:
         found = found[:, 0]
     if found.ndim != 1 or found.dtype.kind not in "biufUS":
@@ -237,6 +248,14 @@ def _array(file: Path | None) -> NDArray[np.generic] | None:
             source=file.name,
         )
     return found
+
+
+def _may_write(html: Path | None) -> None:
+    """Refuse a page that could not be written, before the work."""
+    from evertrain.errors import ConfigError
+
+    if html is not None and (not html.resolve().parent.is_dir() or html.is_dir()):
+        raise ConfigError("--html", str(html), "a file in a folder that exists")
 
 
 # --- output -----------------------------------------------------------------------------------------------------
@@ -259,6 +278,7 @@ def told(decision: Decision, config: Drift) -> dict[str, Any]:
         "explanation": asdict(EXPLANATIONS[decision.drift_type]),
         "evidence": {name: value for name, value in decision.evidence.items() if name != "state"},
         **({} if found is None else found.as_json()),
+        "signals": sorted(found.as_json()["signals"], key=lambda one: -one["grade"]) if found else [],
     }
     plain: dict[str, Any] = _plain(answer)
     return plain
@@ -269,6 +289,13 @@ def executed(done: Executed, config: Drift) -> dict[str, Any]:
     answer = {**{name: value for name, value in vars(done).items() if name != "check"}}
     plain: dict[str, Any] = _plain(answer)
     return {**plain, "check": told(done.check, config) if done.check else None}
+
+
+def _page(html: Path | None, decision: Decision, called: str, config: Drift) -> None:
+    from evertrain.reports import Report
+
+    if html is not None:
+        Report(decision, called, config=config).save(html)
 
 
 def _plain(value: Any) -> Any:

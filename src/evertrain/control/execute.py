@@ -2,12 +2,13 @@
 
 A project that begins here keeps nothing but what it was given: each training writes the rows of both files to one
 file, which is the model's source. A fifth of all rows, told by their content, is never trained on, whatever file they
-come in: the recent ones among them are the hold-out on which old and new are compared, and the old ones tell how well
-a champion did before anything changed.
+come in: the recent ones among them are the hold-out on which old and new are compared. That of each version is kept:
+its losses there are what later losses are compared with.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -24,6 +25,7 @@ from evertrain import evidence, holdout, registry, scores
 from evertrain.control import ask, begin, data
 from evertrain.control.opened import Opened
 from evertrain.control.work import Outcome, Progress, run_to_end
+from evertrain.drift.signal import DriftType
 from evertrain.errors import ConfigError, DataError
 from evertrain.sources.fingerprint import row_digests
 from evertrain.sources.table import schema_of
@@ -34,8 +36,12 @@ from evertrain.triggers import Decision
 if TYPE_CHECKING:
     import pandas as pd
 
-# The file that a project begun here is trained on, the rows that any of its versions may have learnt, and their key.
-GIVEN, LEARNT, KEY = ".evertrain/given.parquet", "learnt.npy", "evertrain_row"
+# The file that a project begun here is trained on, and the key of its rows. Beside it: the numbers of rows that any
+# version may have learnt, and the hold-outs of the newest versions.
+GIVEN, KEY = ".evertrain/given.parquet", "evertrain_row"
+_LEARNT, _HELD, _KEPT = "learnt.npy", "held", 20
+# Reference losses below which the scores of the champion's verdict are the better baseline.
+_LEAST_LOSSES = 100
 _JUDGED = ("accuracy", "r2", "rmse", "mae", "log_loss")
 _PROJECT = '''"""What `evertrain execute` keeps fresh: a model of the rows it was given last. Change what you like."""
 
@@ -199,17 +205,36 @@ def _write(opened: Opened, frame: pl.DataFrame, learnt: NDArray[np.uint64]) -> N
     part = place.with_suffix(f".{os.getpid()}")
     with part.open("wb") as file:
         np.save(file, np.unique(np.concatenate([_learnt(opened), learnt])))
-    part.replace(place.parent / LEARNT)
+    part.replace(place.parent / _LEARNT)
     frame.write_parquet(part)
     part.replace(place)
 
 
 def _learnt(opened: Opened) -> NDArray[np.uint64]:
     try:
-        found: NDArray[np.uint64] = np.load((opened.home.root / GIVEN).parent / LEARNT, allow_pickle=False)
+        found: NDArray[np.uint64] = np.load((opened.home.root / GIVEN).parent / _LEARNT, allow_pickle=False)
     except FileNotFoundError:
         return np.empty(0, np.uint64)
     return found
+
+
+def _keep(opened: Opened, rows: _Rows, done: Outcome) -> None:
+    """Keep the hold-out of a version that was promoted; the oldest make room."""
+    folder = (opened.home.root / GIVEN).parent / _HELD
+    folder.mkdir(exist_ok=True, mode=0o700)
+    rows.frame.filter(pl.Series(rows.held)).write_parquet(folder / f"{done.new_version}.parquet")
+    for one in sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime)[:-_KEPT]:
+        one.unlink()
+
+
+def _held(opened: Opened, champion: registry.Fit) -> pd.DataFrame | None:
+    from evertrain.executors.rows import to_pandas
+
+    path = (opened.home.root / GIVEN).parent / _HELD / f"{champion.version}.parquet"
+    if not path.is_file():
+        return None
+    frame = pl.read_parquet(path)
+    return to_pandas(frame, schema_of(frame))
 
 
 def _read(opened: Opened, source: str) -> None:
@@ -270,27 +295,49 @@ def execute(
         begun = run_to_end(opened, asked, progress=progress)
         if begun.outcome != "promoted":
             return _told(opened, spec.name, begun, None, started)
+        if own:
+            _keep(opened, old, begun)
     decision = _check(opened, model, old, new, config, own=own)
     if not (decision.fired or force):
         _record(opened, model, decision)
         short = decision.code == "few_rows"
         return _ended(opened, model, decision, "insufficient_samples" if short else "not_needed", started)
-    if own:
-        fresh = ~np.isin(old.frame[KEY].to_numpy(), new.frame[KEY].to_numpy()) & ~old.held
-        rows = pl.concat([old.frame.filter(pl.Series(fresh)), new.frame], how="vertical_relaxed")
-        _write(opened, rows, np.concatenate([old.numbers[fresh], new.numbers[~new.held]]))
-        _read(opened, spec.source)
-    elif isinstance(source, Dataset):
+    if isinstance(source, Dataset):
         data.ingest(opened, spec.source, recent, source="execute", actor=actor)
-    if not force and (known := _known(opened, model)):
-        _record(opened, model, decision)
-        return _ended(opened, model, decision, "not_needed", started, f"{known} was trained on these very rows")
-    if decision.fired:
-        asked = ask.retrain(opened, spec.name, decision, actor=actor)
-    else:
-        _record(opened, model, decision)
-        asked = ask.trigger(opened, spec.name, force=True, actor=actor)
-    return _told(opened, spec.name, run_to_end(opened, asked, progress=progress), decision, started)
+    for rows in _candidates(old, new, decision, spec.least_rows) if own else [None]:
+        if rows is not None:
+            _write(opened, rows.frame, rows.numbers[~rows.held])
+            _read(opened, spec.source)
+        if not force and (known := _known(opened, model)):
+            _record(opened, model, decision)
+            return _ended(opened, model, decision, "not_needed", started, f"{known} was trained on these very rows")
+        if decision.fired:
+            asked = ask.retrain(opened, spec.name, decision, actor=actor)
+        else:
+            _record(opened, model, decision)
+            asked = ask.trigger(opened, spec.name, force=True, actor=actor)
+        done = run_to_end(opened, asked, progress=progress)
+        if rows is not None and done.outcome == "promoted":
+            _keep(opened, rows, done)
+        if done.outcome != "refused":
+            break
+    return _told(opened, spec.name, done, decision, started)
+
+
+def _candidates(old: _Rows, new: _Rows, decision: Decision, least: int) -> list[_Rows]:
+    """Return what to train on, the next where the challenger of the one before is refused.
+
+    Where the errors have grown, older rows may teach a relation that is no longer true: the recent ones come first,
+    alone, where they suffice. The hold-out is the same: what is held of the recent rows.
+    """
+    fresh = ~np.isin(old.frame[KEY].to_numpy(), new.frame[KEY].to_numpy()) & ~old.held
+    both = _Rows(
+        pl.concat([old.frame.filter(pl.Series(fresh)), new.frame], how="vertical_relaxed"),
+        np.concatenate([old.held[fresh], new.held]),
+        np.concatenate([old.numbers[fresh], new.numbers]),
+    )
+    worse = decision.drift_type in (DriftType.CONCEPT, DriftType.PERFORMANCE)
+    return [new, both] if worse and new.frame.height >= least else [both]
 
 
 def _champion(opened: Opened, model: models.Model) -> registry.Fit | None:
@@ -322,12 +369,10 @@ def _check(opened: Opened, model: models.Model, old: _Rows, new: _Rows, config: 
     labelled = new.only(fresh)
     predictor = Predictor(opened.store, opened.artifacts, model.name, opened.inline)
     losses = None
-    if own and old.held.any():
-        before = old.only(old.held)
-        task = scores.get(str(champion.verdict.get("score") or spec.gate.score or next(iter(baseline)))).task
-        losses = scores.losses(
-            scores.default_score(task), before[spec.target].to_numpy(), predictor.predict(before[columns])
-        )
+    if own and (before := _held(opened, champion)) is not None and len(before) >= _LEAST_LOSSES:
+        task = scores.get(str(champion.verdict["score"])).task
+        said = predictor.predict(before[columns])
+        losses = scores.losses(scores.default_score(task), before[spec.target].to_numpy(), said)
     return evidence.should_retrain(
         old.only(np.ones(old.frame.height, dtype=bool))[columns],
         new.only(every)[columns],
@@ -360,8 +405,6 @@ def _told(opened: Opened, model: str, found: Outcome, decision: Decision | None,
     """Return what became of a run."""
     shown: Mapping[str, Any] = {}
     if found.run_id is not None:
-        import json
-
         with opened.store.read() as tx:
             fit = runs.speaking_fit(tx, found.run_id)
         shown = json.loads(fit.scores) if fit else {}
