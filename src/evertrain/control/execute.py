@@ -286,17 +286,10 @@ def execute(
     if not old.frame.height:
         raise DataError(f"the reference has no row with a value of {spec.target!r}", column=spec.target)
     own = isinstance(source := opened.project().sources[spec.source], ParquetFile) and source.path == GIVEN
-    first = _champion(opened, model) is None
-    if first:
-        if own:
-            _write(opened, old.frame, old.numbers[~old.held])
-            _read(opened, spec.source)
-        asked = ask.trigger(opened, spec.name, actor=actor)
-        begun = run_to_end(opened, asked, progress=progress)
-        if begun.outcome != "promoted":
+    if _champion(opened, model) is None:
+        begun = _train(opened, model, old if own else None, None, actor, progress)
+        if begun is not None and begun.outcome != "promoted":
             return _told(opened, spec.name, begun, None, started)
-        if own:
-            _keep(opened, old, begun)
     decision = _check(opened, model, old, new, config, own=own)
     if not (decision.fired or force):
         _record(opened, model, decision)
@@ -305,23 +298,46 @@ def execute(
     if isinstance(source, Dataset):
         data.ingest(opened, spec.source, recent, source="execute", actor=actor)
     for rows in _candidates(old, new, decision, spec.least_rows) if own else [None]:
-        if rows is not None:
-            _write(opened, rows.frame, rows.numbers[~rows.held])
-            _read(opened, spec.source)
-        if not force and (known := _known(opened, model)):
+        done = _train(opened, model, rows, decision, actor, progress, force=force)
+        if done is None:
             _record(opened, model, decision)
-            return _ended(opened, model, decision, "not_needed", started, f"{known} was trained on these very rows")
-        if decision.fired:
-            asked = ask.retrain(opened, spec.name, decision, actor=actor)
-        else:
-            _record(opened, model, decision)
-            asked = ask.trigger(opened, spec.name, force=True, actor=actor)
-        done = run_to_end(opened, asked, progress=progress)
-        if rows is not None and done.outcome == "promoted":
-            _keep(opened, rows, done)
+            known = "the champion was trained on these very rows"
+            return _ended(opened, model, decision, "not_needed", started, known)
         if done.outcome != "refused":
             break
     return _told(opened, spec.name, done, decision, started)
+
+
+def _train(
+    opened: Opened,
+    model: models.Model,
+    rows: _Rows | None,
+    decision: Decision | None,
+    actor: str,
+    progress: Progress | None,
+    *,
+    force: bool = False,
+) -> Outcome | None:
+    """Train on the given rows, or on those that the model's source has, and see it through.
+
+    Returns:
+        None where the champion knows exactly these rows, and nothing was forced.
+    """
+    if rows is not None:
+        _write(opened, rows.frame, rows.numbers[~rows.held])
+        _read(opened, model.spec.source)
+    if not force and _is_known(opened, model):
+        return None
+    if decision is not None and decision.fired:
+        asked = ask.retrain(opened, model.name, decision, actor=actor)
+    else:
+        if decision is not None:
+            _record(opened, model, decision)
+        asked = ask.trigger(opened, model.name, force=force, actor=actor)
+    done = run_to_end(opened, asked, progress=progress)
+    if rows is not None and done.outcome == "promoted":
+        _keep(opened, rows, done)
+    return done
 
 
 def _candidates(old: _Rows, new: _Rows, decision: Decision, least: int) -> list[_Rows]:
@@ -347,12 +363,11 @@ def _champion(opened: Opened, model: models.Model) -> registry.Fit | None:
         return registry.fits(tx, [number]).get(number) if number else None
 
 
-def _known(opened: Opened, model: models.Model) -> str | None:
-    """Return the champion's version where it was trained on the rows that are there now."""
+def _is_known(opened: Opened, model: models.Model) -> bool:
+    """Return whether the champion was trained on the rows that are there now."""
     with opened.store.read() as tx:
         place = champions.widest(tx, model.id)
-    found = _champion(opened, model)
-    return found.version if found and place and place.seen and place.seen == found.input else None
+    return bool(place and place.champion_id and place.seen and place.seen == place.champion_input)
 
 
 def _check(opened: Opened, model: models.Model, old: _Rows, new: _Rows, config: Drift, *, own: bool) -> Decision:
