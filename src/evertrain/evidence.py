@@ -51,7 +51,7 @@ _KIND_WORDS = {
     "new_values": "new values",
     "range": "values out of range",
     "constant": "constant now",
-    "type": "another type, or gone",
+    "type": "gone or of another type",
 }
 
 
@@ -112,6 +112,7 @@ def measure(
     groups: ArrayLike | None = None,
     importances: Mapping[str, float] | None = None,
     score: str | None = None,
+    target: str | None = None,
     probabilities: ArrayLike | None = None,
     classes: Iterable[object] | None = None,
     config: Drift | None = None,
@@ -130,6 +131,7 @@ def measure(
         groups: a label per labelled row where rows come in groups, e.g. the customer.
         importances: how much the model relies on each column, any scale.
         score: by whose losses rows are judged; None is accuracy, or r2 for numbers.
+        target: the column that is predicted, where the tables have it: it is no input, and recent rows may lack it.
         probabilities, classes: for scores that need them, see `scores.losses`.
 
     Raises:
@@ -146,6 +148,11 @@ def measure(
         raise DataError(f"recent rows are a {type(recent).__name__}; allowed: a pandas DataFrame")
     if not isinstance(reference, pd.DataFrame | Profile):
         raise DataError(f"the reference is a {type(reference).__name__}; allowed: a pandas DataFrame, a Profile")
+    if target is not None:
+        recent = recent.drop(columns=[target], errors="ignore")
+        reference = (
+            reference.drop(columns=[target], errors="ignore") if isinstance(reference, pd.DataFrame) else reference
+        )
     known_baseline = _baseline(baseline)
     notes: list[str] = []
     moments = _moments(times, len(recent))
@@ -160,7 +167,9 @@ def measure(
         signals += seed.columns(reference, rows, config)
         ref_rows = len(reference)
     else:
-        profile = reference if isinstance(reference, Profile) else Profile.of(reference, weights=importances)
+        profile = reference
+        if isinstance(profile, pd.DataFrame):
+            profile = Profile.of(profile, weights=importances, exact=True, joint=bool(config.joint))
         ref_rows = profile.rows
         ref_losses = profile.losses if ref_losses is None and len(profile.losses) else ref_losses
         if len(rows):
@@ -232,7 +241,8 @@ def _with_losses(
     if config.profile == grades.SEED:
         signals += seed.performance(_of_losses(baseline, how, before), _scores_now(actual, predicted, usable), config)
     else:
-        signals.append(_loss_signal(result, kind, unit, count, config, _guessing(unit, actual[usable], result, baseline)))  # fmt: skip
+        guessing = _guessing(unit, actual[usable], result, baseline)
+        signals.append(_loss_signal(result, kind, unit, count, config, baseline, worse_than_guessing=guessing))
     known = not result.problem
     changed = None if moments is None or result.at is None else moments[order][result.at]
     return replace(
@@ -247,11 +257,24 @@ def _with_losses(
     )
 
 
-def _loss_signal(found: Scan, kind: str, unit: Loss, count: int, config: Drift, worse_than_guessing: bool) -> Signal:
+def _loss_signal(
+    found: Scan,
+    kind: str,
+    unit: Loss,
+    count: int,
+    config: Drift,
+    baseline: Mapping[str, float],
+    *,
+    worse_than_guessing: bool,
+) -> Signal:
+    from evertrain.drift.losses import fixed_r2
+
     problem = found.problem
     if not problem and count < config.min_rows:
         problem = f"{plural(count, 'labelled row')}, the check needs {config.min_rows}"
     detail = {name: value for name, value in asdict(found).items() if name not in ("p", "problem")}
+    if kind == "baseline" and unit is Loss.SQUARED and "r2" in baseline and not problem:
+        detail["r2"] = fixed_r2(found.after, baseline["r2"], baseline["rmse"])
     return Signal(
         "loss", Family.PERFORMANCE, kind, None if problem else found.p, max(0.0, found.ratio), config.error_increase,
         "of the baseline loss", found.reference / found.memory, found.live / found.memory, insufficient=problem,
@@ -495,6 +518,8 @@ def should_retrain(
     times: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     importances: Mapping[str, float] | None = None,
+    score: str | None = None,
+    target: str | None = None,
     config: Drift | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> Decision:
@@ -515,20 +540,22 @@ def should_retrain(
         return decide(Evidence(reference_rows=_rows(reference), recent_rows=len(recent)), config, state=state)
     found = measure(
         reference, recent, predictions, actuals, baseline_metrics, ref_losses=ref_losses, times=times, groups=groups,
-        importances=importances, config=config,
+        importances=importances, score=score, target=target, config=config,
     )  # fmt: skip
     return decide(found, config, state=state)
 
 
 def _rows(reference: Profile | pd.DataFrame) -> int:
-    rows = getattr(reference, "rows", None)
-    return rows if isinstance(rows, int) else len(reference)  # a table may have a column of this name
+    from evertrain.drift.profile import Profile
+
+    return reference.rows if isinstance(reference, Profile) else len(reference)
 
 
 def _blocked(found: Evidence, literal: bool) -> str:
     """Return why the data forbid a retraining; empty where they do not."""
     if stop := next((one for one in found.signals if one.stop), None):
-        return f"{stop.name} is {_KIND_WORDS.get(stop.kind, stop.kind)}"
+        now = stop.detail.get("is", stop.kind)
+        return f"{stop.name} is gone" if now == "gone" else f"{stop.name} is {now} and was {stop.detail.get('was')}"
     if literal:
         return ""
     worst = grades.highest(found.signals, Family.QUALITY)

@@ -6,6 +6,7 @@ which they came; reference losses are out of sample.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats  # type: ignore[import-untyped]
 from scipy.special import xlogy  # type: ignore[import-untyped]
 
+from evertrain.drift.statistics import tau
 from evertrain.errors import ConfigError, DataError
 
 Floats = NDArray[np.float64]
@@ -203,6 +205,18 @@ def _sized(known: Floats, new: Floats, z: float, p: float, window: int, memory: 
     )  # fmt: skip
 
 
+def fixed_r2(mse: float, r2: float, rmse: float) -> float:
+    """Return the r2 of a mean squared error against the target's variance when `r2` and `rmse` were measured.
+
+    The plain r2 falls when the target varies less, though the errors are the same. NaN where the baseline was
+    perfect, so that it does not tell the variance.
+
+    >>> round(fixed_r2(0.1225, r2=0.85, rmse=0.35), 6)
+    0.85
+    """
+    return 1 - mse * (1 - r2) / rmse**2 if rmse > 0 and r2 < 1 else math.nan
+
+
 def mean_variance(values: Floats, memory: float = 1.0) -> float:
     """Return the variance of the mean; from ten block means where rows depend on their neighbours (`memory` > 1)."""
     if values.size < 2:
@@ -220,25 +234,13 @@ def _memory(ranks: Floats) -> float:
         return 1.0
     away = ranks - ranks.mean()
     lag1 = float(away[1:] @ away[:-1] / (away @ away))
-    return tau(ranks) if lag1 * np.sqrt(ranks.size) > 2.33 else 1.0
+    return float(tau(ranks)) if lag1 * np.sqrt(ranks.size) > 2.33 else 1.0
 
 
 def _level(values: Floats, split: int) -> Floats:
     """Return the values without the step between the first `split` and the rest."""
     parts = [one - one.mean() for one in (values[:split], values[split:]) if one.size]
     return np.concatenate(parts)
-
-
-def tau(values: Floats, c: float = 5.0) -> float:
-    away = values - np.mean(values)
-    n = away.size
-    if not np.any(away):
-        return 1.0
-    spectrum = np.fft.rfft(away, 2 * n)
-    a = np.fft.irfft(spectrum * np.conj(spectrum))[:n]
-    times = 2 * np.cumsum(a / a[0]) - 1
-    enough = np.arange(n) >= c * times
-    return max(1.0, float(times[np.argmax(enough)] if enough.any() else times[-1]))
 
 
 def rise_over(before: float, rows: int, live: ArrayLike, *, groups: ArrayLike | None = None) -> Scan:
@@ -345,9 +347,9 @@ def guaranteed_p(reference: ArrayLike, live: ArrayLike, *, alpha: float, bound: 
     What is guaranteed: while the mean of the (capped) loss, given the past, is no higher than it was, the chance that
     p ever falls to `alpha` or below is at most `alpha`, for any number of losses and checks, and any distribution.
     What must hold: reference losses are independent draws from the time of the promotion, and every call is given
-    all live losses since the same first one. Losses that depend on their neighbours go in as means of blocks, which
-    makes the guarantee an approximation. p is never below `alpha`/4, the share spent on not knowing the reference
-    mean.
+    all live losses since the same first one. Where the reference, in order of time, shows that losses depend on their
+    neighbours, they go in as means of blocks, which makes the guarantee an approximation. p is never below
+    `alpha`/2, which is spent on not knowing the mean of the reference.
 
     Losses count up to `bound`; None is 1 where the reference holds zeros and ones only, else the largest of its first
     fifth, which is then used for nothing else. What a loss exceeds the bound by is not seen.
@@ -367,22 +369,27 @@ def guaranteed_p(reference: ArrayLike, live: ArrayLike, *, alpha: float, bound: 
     if bound <= 0:
         bound = float(np.finfo(np.float64).tiny)  # nothing but zeros: any loss at all counts in full
     known, new = np.minimum(known / bound, 1.0), np.minimum(new / bound, 1.0)
-    memory = max(_memory(known), _memory(new[: max(50, new.size // 2)]))
-    if memory > 1:
+    # By the reference alone: blocks that changed with what came in would be another bet at every look.
+    if (memory := _memory(known)) > 1:
         known, new = _block_means(known, memory), _block_means(new, memory)
         if known.size < 2 or not new.size:
             return 1.0
-    spent = alpha / 4
+    spent = alpha / 2
     least = upper_mean(known, spent)
     return min(1.0, spent + float(np.exp(-_log_wealth(new - least, least))))
 
 
 def _log_wealth(gains: Floats, least: float) -> float:
-    """Return the logarithm of the largest wealth of bets that started at any time."""
+    """Return the logarithm of the largest wealth of bets that started at every 32nd gain.
+
+    Each start has its share of the stake, and the more starts, the smaller the shares.
+    """
     bets = np.minimum(BETS, 0.9 / least) if least > 0 else np.asarray(BETS)
     sums = np.cumsum(np.log1p(np.outer(bets, gains)), axis=1)
-    places = np.arange(2, gains.size + 2)
-    weights = -np.log(_STARTS * places * np.log(places) ** 2)
+    starts = np.arange(0, gains.size, SMALLEST_WINDOW)
+    places = np.arange(2, starts.size + 2)
+    weights = np.full(gains.size, -np.inf)
+    weights[starts] = -np.log(_STARTS * places * np.log(places) ** 2)
     earlier = np.concatenate([np.zeros((bets.size, 1)), sums[:, :-1]], axis=1)
     wealth = sums + np.logaddexp.accumulate(weights - earlier, axis=1)
     return float((np.logaddexp.reduce(wealth, axis=0) - np.log(bets.size)).max())
