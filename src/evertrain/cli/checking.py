@@ -235,7 +235,7 @@ def _array(file: Path | None) -> NDArray[np.generic] | None:
         found: NDArray[np.generic] = np.array(np.lib.format.open_memmap(file, mode="r"))
     except FileNotFoundError:
         raise DataError(f"{file} is missing", source=str(file)) from None
-    except (OSError, ValueError, EOFError, MemoryError, OverflowError, TypeError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged header ends in errors of Python's own tokenizer, and more
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DataError(
             f"{file.name} is no plain .npy array: {reason}; save it with numpy.save", source=file.name

@@ -305,6 +305,7 @@ def execute(
             return _ended(opened, model, decision, "not_needed", started, known)
         if done.outcome != "refused":
             break
+    assert done is not None
     return _told(opened, spec.name, done, decision, started)
 
 
