@@ -173,6 +173,13 @@ def test_the_key_metrics_of_document_003_are_one_question_each(history):
     assert costs["line"]["total_cpu_s"] == pytest.approx(3 * costs["line"]["mean_cpu_s"])
 
 
+def test_every_column_of_the_view_is_in_the_reference(history):
+    (row,) = asked(history, "SELECT * FROM model_retraining_events LIMIT 1")
+    section = (ROOT / "docs" / "reference.md").read_text().partition("## SQL view")[2]
+
+    assert list(row) == re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+
+
 @pytest.mark.shared
 def test_the_queries_of_document_003_run_as_they_stand(history):
     """S3-14"""
