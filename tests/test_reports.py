@@ -256,7 +256,7 @@ def texts(found: list[Line] | tuple[Line, ...]) -> list[str]:
 def test_the_tree_tells_severity_confidence_and_every_family_with_its_floors():
     told = texts(lines(CASES["critical with a change"], on_drift()))
 
-    assert told[0] == "CRITICAL (retrain now), drift: fired: asks for retraining"
+    assert told[0] == "CRITICAL (retrain now): drift fired, asks for retraining"
     assert "97 % sure that the model has become worse" in told
     assert "performance: very strong" in told
     assert "loss, scan of the losses: 40 % of the baseline loss, 2.7 x its floor 15 %, p 1e-09: very strong" in told

@@ -121,7 +121,7 @@ def measure(
 
     Args:
         reference: the rows that the champion was trained on, or their profile.
-        recent: rows since, oldest first; the newest `config.max_rows` count.
+        recent: rows since, oldest first; columns are compared in the newest ones, see `Drift.window`.
         predictions, actuals: of the recent rows, or of some of them; equally many, oldest first. An actual that is
             missing (NaN, None) is not known yet.
         baseline: scores of the champion when it was promoted, by name; counts where there are no reference losses.
@@ -160,7 +160,7 @@ def measure(
     actual = None if actuals is None else _values(actuals, "actuals")
     aligned = predicted is not None and len(predicted) == len(recent)
     labelled = _labelled(predicted, actual, len(recent), notes)
-    newest = slice(max(0, len(recent) - config.max_rows), None)
+    newest = _newest(moments, len(recent), config)
     rows = recent.iloc[newest]
     signals: list[Signal] = []
     if config.profile == grades.SEED and isinstance(reference, pd.DataFrame):
@@ -185,7 +185,7 @@ def measure(
     tested = [one.p for one in signals if one.p is not None]
     found = Evidence(
         tuple(signals), ref_rows, len(rows), 0, grades.simes(tested) if tested else None, notes=tuple(notes),
-        since=_iso(moments, 0), until=_iso(moments, -1),
+        since=_iso(moments if moments is None else moments[newest], 0), until=_iso(moments, -1),
     )  # fmt: skip
     if labelled is None or actual is None or predicted is None:
         return found
@@ -210,6 +210,7 @@ def _with_losses(
 ) -> Evidence:
     """Return the evidence with what the losses of labelled rows say."""
     from evertrain.drift import losses as scans
+    from evertrain.drift.series import blocks
 
     live = scores.losses(how.name, actual, predicted, **chances)
     usable = np.isfinite(live)
@@ -243,6 +244,9 @@ def _with_losses(
     else:
         guessing = _guessing(unit, actual[usable], result, baseline)
         signals.append(_loss_signal(result, kind, unit, count, config, baseline, worse_than_guessing=guessing))
+        stamps = None if moments is None else moments[order]
+        series, change = blocks(live, stamps, None if result.problem else result.at)
+        signals[-1] = replace(signals[-1], detail={**signals[-1].detail, "series": series, "change": change})
     known = not result.problem
     changed = None if moments is None or result.at is None else moments[order][result.at]
     return replace(
@@ -407,6 +411,15 @@ def _moments(times: ArrayLike | None, rows: int) -> NDArray[np.datetime64] | Non
     return np.asarray(found, dtype="datetime64[us]")
 
 
+def _newest(moments: NDArray[np.datetime64] | None, rows: int, config: Drift) -> slice:
+    """Return which rows count as recent: those of the newest `window`, and at least `min_rows`."""
+    count = min(rows, config.max_rows)
+    if moments is not None and rows and not np.isnat(moments).any():
+        young = moments > moments.max() - np.timedelta64(config.window)
+        count = min(count, max(config.min_rows, int(young.sum())))
+    return slice(rows - count, None)
+
+
 def _iso(moments: NDArray[np.datetime64] | None, place: int) -> str | None:
     known = None if moments is None else np.sort(moments[~np.isnat(moments)])
     return None if known is None or not known.size else _stamp(known[place])
@@ -443,6 +456,8 @@ def decide(
     if level is None:
         level = grades.check_level(config, _new_share(found, state))
     graded = grades.grade(found, config, level=level, fleet=fleet)
+    if not grades.highest(graded.signals, Family.PERFORMANCE):
+        graded = replace(graded, changed_at=None)  # the likeliest moment of a change that was none
     persists = bool(state.get("moved")) and _is_apart(found, state)
     literal = config.profile == grades.SEED
     severity = seed.severity(graded.signals) if literal else grades.judge(graded, persists=persists)
@@ -558,10 +573,11 @@ def _blocked(found: Evidence, literal: bool) -> str:
         return f"{stop.name} is gone" if now == "gone" else f"{stop.name} is {now} and was {stop.detail.get('was')}"
     if literal:
         return ""
-    worst = grades.highest(found.signals, Family.QUALITY)
+    damaged = grades.damage(found.signals)
+    worst = grades.highest(damaged, Family.QUALITY)
     if worst >= 2 and not grades.highest(found.signals, Family.PERFORMANCE):
-        names = [one.name for one in found.signals if one.family is Family.QUALITY and one.grade == worst]
-        return _some(names) + (", and no loss has risen" if found.labelled_rows else "")
+        names = list(dict.fromkeys(one.name for one in damaged if one.grade == worst))
+        return _some(names) + (", and no loss has risen beyond chance" if found.labelled_rows else "")
     return ""
 
 

@@ -5,7 +5,7 @@ from evertrain.cli.here import app
 
 # As a newcomer needs them: begin, keep fresh, look, act, look after.
 _ORDER = [
-    "init", "start", "stop", "status", "history", "why", "trigger", "plan", "runs", "versions", "rollback", "predict",
+    "init", "start", "stop", "status", "history", "why", "what-if", "trigger", "plan", "runs", "versions", "rollback", "predict",
     "forecast", "adopt", "ingest", "batches", "undo", "erase", "export",
     "check", "execute", "pause", "resume", "reload", "config", "schedule", "doctor", "gc", "backup", "restore",
 ]  # fmt: skip

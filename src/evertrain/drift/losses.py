@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats  # type: ignore[import-untyped]
 from scipy.special import xlogy  # type: ignore[import-untyped]
 
-from evertrain.drift.statistics import tau
+from evertrain.drift.statistics import autocovariance, tau
 from evertrain.errors import ConfigError, DataError
 
 Floats = NDArray[np.float64]
@@ -26,6 +26,7 @@ SMALLEST_WINDOW = 32
 RING = 20_000  # newest losses that a scan looks at
 TESTS = 7  # the 22 nested windows are worth as much chance as seven independent ones: a fit to simulations
 BLOCKS = 10
+LAGS = 50  # of live losses: a slow rise, which is what is looked for, is no dependence
 BETS = (0.1, 0.2, 0.4, 0.8, 1.6)
 _WINDOWS = np.unique(np.round(SMALLEST_WINDOW * 1.35 ** np.arange(22)).astype(np.intp))
 _STARTS = 2.11  # bounds the sum of 1 / (n ln² n) over n >= 2, so that the weights of all starts sum to at most 1
@@ -127,7 +128,7 @@ def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = No
     split = count - window
     own = ranks[n0:]
     # The reference may be in no order, as a shuffled hold-out is; then only the live losses show their dependence.
-    memory = max(memory, _memory(_level(own, split)))
+    memory = max(memory, _memory(_level(own, split), LAGS))
     if labels is not None:
         memory = max(memory, design_effect(own, labels[kept]))
     if n0 / memory < LEAST_REFERENCE or count / memory < LEAST_REFERENCE / 2:
@@ -228,13 +229,19 @@ def mean_variance(values: Floats, memory: float = 1.0) -> float:
     return max(plain, float(means.var(ddof=1)) / BLOCKS)
 
 
-def _memory(ranks: Floats) -> float:
-    """Return the integrated autocorrelation time, 1 where neighbours are not clearly alike."""
+def _memory(ranks: Floats, lags: int | None = None) -> float:
+    """Return the integrated autocorrelation time, of so many lags; 1 where neighbours are not clearly alike."""
     if ranks.size < 50 or not np.any(ranks != ranks[0]):
         return 1.0
     away = ranks - ranks.mean()
-    lag1 = float(away[1:] @ away[:-1] / (away @ away))
-    return float(tau(ranks)) if lag1 * np.sqrt(ranks.size) > 2.33 else 1.0
+    correlations = autocovariance(away) / (away @ away)
+    if correlations[1] * np.sqrt(ranks.size) <= 2.33:
+        return 1.0
+    if lags is None:
+        return float(tau(ranks))
+    times = 2 * np.cumsum(correlations[: lags + 1]) - 1
+    enough = np.arange(times.size) >= 5 * times
+    return max(1.0, float(times[enough.argmax() if enough.any() else -1]))
 
 
 def _level(values: Floats, split: int) -> Floats:

@@ -145,6 +145,7 @@ class Profile:
         losses: its out-of-sample losses in time order, float64, at most the newest 20,000; may be empty.
         weights: importance of columns, None where it is not known.
         clock: the times, where they are regular.
+        ordered: rows had times.
         exact: all values were kept.
         sample: at most 2,000 rows without missing numbers, shape (rows, columns), for looking at columns together;
             empty unless asked for.
@@ -163,6 +164,7 @@ class Profile:
     losses: Floats = field(default_factory=lambda: np.empty(0))
     weights: Mapping[str, float] | None = None
     clock: Clock | None = None
+    ordered: bool = False
     exact: bool = False
     sample: Floats = field(default_factory=lambda: np.empty((0, 0)))
     sampled: tuple[str, ...] = ()
@@ -210,8 +212,8 @@ class Profile:
             prediction = next(_columns(iter([answers(predicted, n, order)]), n, memory, exact))
         sampled, sample = _sample(frame, order, columns) if joint else ((), np.empty((0, 0)))
         return cls(
-            n, columns, prediction, _losses(losses), None if weights is None else _weights(weights), clock, exact,
-            sample, sampled,
+            n, columns, prediction, _losses(losses), None if weights is None else _weights(weights), clock,
+            times is not None, exact, sample, sampled,
         )  # fmt: skip
 
     def to_bytes(self) -> bytes:
@@ -226,7 +228,8 @@ class Profile:
         header = json.dumps(
             {
                 "rows": self.rows, "columns": described, "prediction": self.prediction is not None,
-                "losses": len(self.losses), "weights": self.weights, "clock": self.clock, "exact": self.exact,
+                "losses": len(self.losses), "weights": self.weights, "clock": self.clock, "ordered": self.ordered,
+                "exact": self.exact,
                 "sampled": self.sampled, "sample": len(self.sample),
             },
             separators=(",", ":"),
@@ -273,6 +276,7 @@ class Profile:
             losses,
             header["weights"],
             clock,
+            header["ordered"],
             header["exact"],
             sample,
             sampled,
@@ -541,10 +545,12 @@ def _weights(weights: Mapping[str, float]) -> dict[str, float]:
 def _sample(frame: pd.DataFrame, order: Ints | None, columns: Sequence[Column]) -> tuple[tuple[str, ...], Floats]:
     """Return at most 2,000 equally spaced rows without missing numbers, in the order of time where it is known."""
     names = tuple(column.name for column in columns if isinstance(column, Numbers))
-    rows = complete(frame, names, order)
-    if len(rows) > _SAMPLE:
-        rows = rows[_places(_SAMPLE, np.array([len(rows)]))[0]]
-    return names, rows
+    return names, evenly(complete(frame, names, order), _SAMPLE)
+
+
+def evenly(rows: Floats, most: int) -> Floats:
+    """Return at most so many rows, equally spaced."""
+    return rows if len(rows) <= most else rows[_places(most, np.array([len(rows)]))[0]]
 
 
 def complete(frame: pd.DataFrame, names: Sequence[str], order: Ints | None = None) -> Floats:

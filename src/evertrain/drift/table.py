@@ -152,7 +152,10 @@ def instants(times: object, rows: int) -> Ints:
     Raises:
         DataError: there are not as many as rows, or they are no times.
     """
+    dtype = getattr(times, "dtype", None)
     try:
+        if isinstance(dtype, np.dtype) and dtype.kind == "M":
+            return _as_many(np.asarray(times).astype("datetime64[ns]").view(np.int64), rows)
         index = pd.Index(times)  # type: ignore[call-overload]
         if pd.api.types.is_numeric_dtype(index.dtype):
             found = np.nan_to_num(index.to_numpy(np.float64), nan=-(2.0**62)).astype(np.int64)
@@ -160,6 +163,10 @@ def instants(times: object, rows: int) -> Ints:
             found = np.asarray(pd.DatetimeIndex(pd.to_datetime(index, utc=True)).as_unit("ns").asi8)
     except (TypeError, ValueError) as error:
         raise DataError(f"times cannot be read: {error}") from error
-    if len(found) != rows:
-        raise DataError(f"there are {len(found)} times for {rows} rows")
-    return np.asarray(found)
+    return _as_many(found, rows)
+
+
+def _as_many(found: npt.NDArray[Any], rows: int) -> Ints:
+    if found.shape != (rows,):
+        raise DataError(f"there are {found.size} times for {rows} rows")
+    return found

@@ -121,7 +121,7 @@ def _meaning(decision: Decision) -> str:
         return ""
     cells = "".join(
         f"<div><h3>{_text(what)}</h3><p>{_text(text)}</p></div>"
-        for what, text in zip(("What it means", "Impact", "What to do"), told, strict=True)
+        for what, text in (("What it means", told.what), ("Impact", told.impact), ("What to do", told.solution))
     )
     return f'<section class="meaning">{cells}</section>'
 
@@ -239,10 +239,11 @@ def _bar(signal: Signal) -> str:
     cut = f'<svg x="97%" y="3" overflow="visible">{cut}</svg>' if cut else ""
     floor = f'<line class="floor" x1="{100 / _WIDEST:g}%" x2="{100 / _WIDEST:g}%" y1="0" y2="14"/>'
     weight = "" if signal.weight is None else f" · importance {100 * signal.weight:.0f}&nbsp;%"
+    moved = f" · {_text(told)}" if (told := read.moved(signal)) else ""
     times = f" · {_times(signal)} floor" if signal.floor > 0 else ""
     return (
         f'<li class="{"counts" if counts else "quiet"}"><b>{_name(signal.name)}</b>'
-        f"<small>{_text(read.kind(signal))}{weight}</small>"
+        f"<small>{_text(read.kind(signal))}{moved}{weight}</small>"
         f'<svg class="track" width="100%" height="14" aria-hidden="true">'
         f'<rect class="empty" width="100%" height="10" y="2" rx="2"/>'
         f'<rect class="full" width="{100 * share:.1f}%" height="10" y="2" rx="2"/>{floor}{cut}</svg>'
@@ -351,12 +352,12 @@ def _rows(head: str, rows: Sequence[str]) -> str:
 def _row(one: Signal) -> str:
     start = (
         f'<tr class="{"counts" if one.grade or one.stop else "quiet"}"><th scope="row">{_name(one.name)}</th>'
-        f"<td>{_text(read.kind(one))}</td><td>{one.family}</td>"
+        f"<td>{_text(', '.join(filter(None, (read.kind(one), one.unit))))}</td><td>{one.family}</td>"
     )
     if one.insufficient:
         return f'{start}<td colspan="8">insufficient: {_text(one.insufficient)}</td></tr>'
     cells = (
-        read.size(one), read.amount(one, one.floor) if one.floor > 0 else "-", f"{one.ratio:.1f}" if one.floor > 0 else "-",
+        read.amount(one, one.effect), read.amount(one, one.floor) if one.floor > 0 else "-", f"{one.ratio:.1f}" if one.floor > 0 else "-",
         read.chance(one.p), read.chance(one.p_adjusted), f"{one.reference_rows:,.0f}", f"{one.recent_rows:,.0f}",
     )  # fmt: skip
     return (

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from evertrain.drift.signal import DriftType, Evidence, Family, Severity, Signal
+from evertrain.evidence import EXPLANATIONS, Explanation
 from evertrain.triggers import Decision
 
 SHOWN = 30  # features drawn; the others are counted, and listed where there is room
@@ -58,7 +59,7 @@ def answer(decision: Decision) -> str:
     """Return whether it fired, and what that asks for."""
     if not decision.fired:
         return "did not fire"
-    return "fired: asks for retraining" if decision.retrain else "fired: reports, and does not retrain"
+    return "fired, asks for retraining" if decision.retrain else "fired, reports without retraining"
 
 
 def sure(decision: Decision) -> str:
@@ -68,10 +69,9 @@ def sure(decision: Decision) -> str:
     return f"{decision.confidence} % sure that the model has become worse"
 
 
-def explained(decision: Decision) -> tuple[str, str, str] | None:
-    """Return what a change of this type means, its impact, and what to do; None where nothing changed."""
-    del decision
-    return None
+def explained(decision: Decision) -> Explanation | None:
+    """Return what a change of this type means, its impact, and what to do; None where nothing was weighed or found."""
+    return None if decision.drift_type is DriftType.NONE else EXPLANATIONS[decision.drift_type]
 
 
 def graded(signal: Signal) -> str:
@@ -96,12 +96,29 @@ def size(signal: Signal) -> str:
     >>> size(Signal("loss", Family.PERFORMANCE, "loss_scan", effect=0.342, unit="of the baseline loss"))
     '34.2 % of the baseline loss'
     """
-    return amount(signal, signal.effect) + (f" {signal.unit}" if signal.unit else "")
+    unit = signal.unit.removeprefix("share ")
+    return amount(signal, signal.effect) + (f" {unit}" if unit else "")
 
 
 def amount(signal: Signal, value: float) -> str:
     """Return an effect or a floor of a signal without its unit."""
     return f"{number(100 * value)} %" if signal.unit.startswith(("of ", "share")) else number(value)
+
+
+def moved(signal: Signal) -> str:
+    """Return what it was and what it is, where the signal tells: a share, a mean, a type; else nothing.
+
+    >>> moved(Signal("x", Family.QUALITY, "missing", detail={"shares": [0.012, 0.25]}))
+    '1.2 % to 25 % of rows'
+    """
+    told = signal.detail
+    for name, text in (("shares", "{} % to {} % of rows"), ("means", "mean {} to {}")):
+        pair = told.get(name)
+        if isinstance(pair, list | tuple) and len(pair) == 2 and None not in map(_plain_number, pair):
+            return text.format(*(number(100 * one if name == "shares" else one) for one in pair))
+    if isinstance(told.get("was"), str) and isinstance(told.get("is"), str):
+        return f"{told['was']} to {told['is']}"
+    return str(told["rule"]) if isinstance(told.get("rule"), str) else ""
 
 
 def times(signal: Signal, most: float) -> float:
@@ -154,7 +171,9 @@ def moment(text: str | None) -> str:
 
 
 def _strength(signal: Signal) -> tuple[bool, float]:
-    return signal.stop, signal.ratio if math.isfinite(signal.ratio) else 0.0
+    # A rule without a floor of effect is as strong as its grade says.
+    ratio = signal.ratio if signal.floor > 0 else float(signal.grade)
+    return signal.stop, 0.0 if math.isnan(ratio) else ratio
 
 
 def by_effect(signals: Sequence[Signal]) -> list[Signal]:
@@ -231,7 +250,7 @@ def histogram(signal: Signal) -> Histogram | None:
     if not isinstance(told, dict):
         return None
     reference, recent = _shares(told.get("reference")), _shares(told.get("recent"))
-    levels = [str(one) for one in told.get("levels") or ()]
+    levels = [f"{one:g}" if isinstance(one, float) else str(one) for one in told.get("levels") or ()]
     edges = _closed(told.get("edges") or ())
     if reference is None or recent is None or len(reference) != len(recent) or not reference:
         return None
@@ -245,7 +264,9 @@ def _shares(counts: Any) -> tuple[float, ...] | None:
         return None
     if any(not math.isfinite(one) or one < 0 for one in counts):
         return None
-    total = sum(counts) or 1.0
+    total = float(sum(counts))
+    # Shares may be those of the most frequent levels only; counts are told by their sum.
+    total = total if total > 1 + 1e-6 else 1.0
     return tuple(one / total for one in counts)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from evertrain.drift.signal import Evidence, Severity, Signal
+from evertrain.drift import grades
+from evertrain.drift.signal import Evidence, Family, Severity, Signal
+from evertrain.evidence import decide
 from evertrain.reports import read
 from evertrain.specs import Drift
 from evertrain.triggers import Decision, plural
@@ -33,19 +36,19 @@ def lines(decision: Decision, config: Drift | None = None) -> list[Line]:
 
     >>> from evertrain.specs import Cause
     >>> lines(Decision(Cause.DRIFT, "drift", False, "quiet", "nothing changed"))
-    [Line(text='drift: did not fire', style='dim', children=(Line(text='nothing changed', style='', children=()),))]
+    [Line(text='drift did not fire', style='dim', children=(Line(text='nothing changed', style='', children=()),))]
     """
     severity, found = decision.severity, decision.found
-    head = f"{decision.rule}: {read.answer(decision)}"
+    head = f"{decision.rule} {read.answer(decision)}"
     if severity is not Severity.NONE:
-        head = f"{severity.upper()} ({decision.action}), {head}"
+        head = f"{severity.upper()} ({decision.action}): {head}"
     under = [Line(decision.reason)]
     if told := read.sure(decision):
         under.append(Line(told))
     if found is not None:
         under += _evidence(found)
     if told_turning := turning(decision, config):
-        title = "would not have fired" if decision.fired else "would have fired"
+        title = "would not have fired with" if decision.fired else "would have fired with"
         under.append(Line(title, "", tuple(Line(one) for one in told_turning)))
     return [Line(head, _STYLES[severity], tuple(under))]
 
@@ -74,7 +77,8 @@ def _evidence(found: Evidence) -> list[Line]:
 
 
 def _signal(one: Signal) -> Line:
-    text = f"{one.name}, {read.kind(one)}: {read.size(one)}"
+    moved = f" ({told})" if (told := read.moved(one)) else ""
+    text = f"{one.name}, {read.kind(one)}{moved}: {read.size(one)}"
     if one.floor > 0:
         text += f", {one.ratio:.1f} x its floor {read.amount(one, one.floor)}"
     if (p := one.p if one.p_adjusted is None else one.p_adjusted) is not None:
@@ -83,20 +87,39 @@ def _signal(one: Signal) -> Line:
 
 
 def turning(decision: Decision, config: Drift | None) -> list[str]:
-    """Return what would have turned the answer round, in sentences; nothing where the trigger is not known."""
-    if config is None or decision.found is None:
-        return []
-    needed, told = Severity(config.severity), []
-    confidence = decision.confidence or 0
-    if decision.fired:
-        higher = [one for one in Severity if one.reaches(decision.severity) and one is not decision.severity]
-        if higher:
-            told.append(f"with severity={higher[0].value!r} instead of {needed.value!r}")
-        if decision.confidence is not None and confidence < 99:
-            told.append(f"with min_confidence above {confidence}, which now is {config.min_confidence}")
+    """Return what would have turned the answer round; every line but the first was tried on the same evidence.
+
+    Without the trigger's configuration only what the decision itself says that it needs.
+    """
+    found = decision.found
+    needs = decision.evidence.get("needs")
+    told = [str(needs)] if needs and not decision.fired else []
+    if config is None or found is None:
         return told
-    if not decision.severity.reaches(needed) and decision.severity is not Severity.NONE:
-        told.append(f"with severity={decision.severity.value!r} instead of {needed.value!r}")
-    if confidence < config.min_confidence:
-        told.append(f"with min_confidence={confidence} instead of {config.min_confidence}")
+
+    def fires(evidence: Evidence, **changes: Any) -> bool:
+        return decide(evidence, replace(config, **changes), level=decision.evidence.get("level")).fired
+
+    if fires(found) != decision.fired:  # what the check before had found, or other partitions, tipped the scales
+        return told
+    order = [one.value for one in Severity if one is not Severity.NONE]
+    for severity in order if decision.fired else reversed(order):
+        if fires(found, severity=severity) != decision.fired:
+            told.append(f"severity={severity!r} instead of {config.severity!r}")
+            break
+    sure = min((decision.confidence or 0) + decision.fired, 99)
+    if fires(found, min_confidence=sure) != decision.fired:
+        told.append(f"min_confidence={sure} instead of {config.min_confidence}")
+    if decision.fired:
+        told += [
+            f"nothing found in {family}" for family, _ in read.families(found) if not fires(_without(found, family))
+        ]
     return told
+
+
+def _without(found: Evidence, family: Family) -> Evidence:
+    rest = tuple(one for one in found.signals if one.family is not family)
+    if family is Family.PERFORMANCE:
+        return replace(found, signals=rest, loss_rise=None, loss_variance=None, loss_baseline=None)
+    tested = [one.p for one in rest if one.p is not None and one.family is not Family.PERFORMANCE]
+    return replace(found, signals=rest, drift_p=grades.simes(tested) if tested else None)
