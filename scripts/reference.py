@@ -183,7 +183,7 @@ def option(name: str, kind: Any, info: Any) -> str:
     if plain is bool:
         return ", ".join(names or [f"--{name}", f"--no-{name}"])
     inner = next(iter(typing.get_args(plain)), plain)
-    value = info.metavar or {"int": "NUMBER", "str": "TEXT", "Path": "PATH"}[inner.__name__]
+    value = info.metavar or {"int": "NUMBER", "float": "NUMBER", "str": "TEXT", "Path": "PATH"}[inner.__name__]
     return f"{', '.join(names or [f'--{name}'])} {value}"
 
 

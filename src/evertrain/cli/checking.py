@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 
 TRIGGERED = 10
 
-Reference = Annotated[Path, typer.Option("--reference-data", help="Rows that the model was trained on: CSV or Parquet.")]
+Reference = Annotated[
+    Path, typer.Option("--reference-data", help="Rows that the model was trained on: CSV or Parquet.")
+]
 Recent = Annotated[Path, typer.Option("--recent-data", help="Rows since, oldest first.")]
 Profile = Annotated[
     str | None, typer.Option(help="default, sensitive, conservative, guaranteed, or seed: the plain old rules.")
 ]
-MinConfidence = Annotated[int | None, typer.Option("--min-confidence", help="Per cent below which nothing is triggered, 0 to 99.")]
+MinConfidence = Annotated[
+    int | None, typer.Option("--min-confidence", help="Per cent below which nothing is triggered, 0 to 99.")
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", help="Another setting of the check: name=value, such as error_increase=20%; see `Drift`."),
@@ -47,7 +51,9 @@ def check(
     recent_predictions: Annotated[
         Path | None, typer.Option("--recent-predictions", help="What the model answered for recent rows: a .npy array.")
     ] = None,
-    recent_actuals: Annotated[Path | None, typer.Option("--recent-actuals", help="What came true, as many: a .npy array.")] = None,
+    recent_actuals: Annotated[
+        Path | None, typer.Option("--recent-actuals", help="What came true, as many: a .npy array.")
+    ] = None,
     baseline: Annotated[
         list[str] | None,
         typer.Option(help="A score of the model when it was made: name=value, such as r2=0.85; may be repeated."),
