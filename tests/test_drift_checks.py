@@ -63,24 +63,17 @@ class World:
                 self.log(frame)
             self.clock.advance(days=1)
             if logged:
-                self.project.opened.observations().actuals("minutes", self.ids(frame), frame.minutes.tolist())
+                self.tell(frame)
             if keep:
                 self.rows.ingest(frame)
             self.project.refresh()
 
     def log(self, frame):
-        answer = self.project.predictor("minutes").answer(frame)
-        keys = None
-        if self.project.spec.models["minutes"].partition_by:
-            keys = [f'{{"town":"{town}"}}' for town in frame.town]
-        self.project.opened.observations().observe(
-            "minutes", frame[FEATURES], predicted=answer.values.tolist(), ids=self.ids(frame), keys=keys,
-            times=list(frame["at"]),
-        )  # fmt: skip
+        answered = frame.assign(prediction=self.project.predictor("minutes").predict(frame)).drop(columns="minutes")
+        self.project.observe("minutes", answered, id="id", time="at")
 
-    @staticmethod
-    def ids(frame):
-        return [str(one) for one in frame.id]
+    def tell(self, frame):
+        self.project.actuals("minutes", frame[["id", "minutes"]])
 
     def why(self, key=None):
         return tell.why(self.project.opened, "minutes", key)
@@ -196,7 +189,7 @@ def test_actuals_that_come_fast_are_not_judged_before_the_others(world):
     frame = found.day(slow=["Pilar"])
     found.log(frame)
     late = frame[frame.minutes > frame.minutes.median()]
-    found.project.opened.observations().actuals("minutes", found.ids(late), late.minutes.tolist())
+    found.tell(late)
     found.clock.advance(days=1)
     found.project.refresh()
     assert found.why()["drift"]["evidence"]["labelled_rows"] == 60  # of the day before yesterday, and no other
@@ -225,7 +218,7 @@ def test_a_champion_from_before_drift_was_watched_says_so(world, make, clock):
 def test_a_person_can_check_at_once_and_nothing_is_trained(world):
     found = world().begin()
     found.log(frame := found.day(slow=["Pilar"], each=140))
-    found.project.opened.observations().actuals("minutes", found.ids(frame), frame.minutes.tolist())
+    found.tell(frame)
     found.clock.advance(days=2)
     report = found.project.check("minutes")
     assert report.decision.fired
