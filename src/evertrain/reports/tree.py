@@ -98,7 +98,12 @@ def turning(decision: Decision, config: Drift | None) -> list[str]:
         return told
 
     def fires(evidence: Evidence, **changes: Any) -> bool:
-        return decide(evidence, replace(config, **changes), level=decision.evidence.get("level")).fired
+        return decide(
+            evidence,
+            replace(config, **changes),
+            level=decision.evidence.get("level"),
+            new_share=decision.evidence.get("new_share"),
+        ).fired
 
     if fires(found) != decision.fired:  # what the check before had found, or other partitions, tipped the scales
         return told
