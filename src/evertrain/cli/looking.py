@@ -15,9 +15,6 @@ from evertrain.cli.here import Json, ModelName, Partitions, app
 if TYPE_CHECKING:
     from evertrain.control.tell import Check
 
-_SHOWN = 10
-
-
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show how everything stands, at a glance."""
@@ -194,55 +191,8 @@ def _save(check: Check | None, model: str, path: Path) -> None:
     from evertrain.reports import Report
 
     if check is None:
-        raise NotFound(f"{model} was not checked for drift yet; `evertrain drift {model}` does it")
+        raise NotFound(f"{model} was not checked for drift yet; `evertrain check {model}` does it")
     Report(check.decision, model, check.partition, check.trigger).save(path)
-
-
-@app.command()
-def drift(
-    model: ModelName,
-    partition: Partitions = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Also write the report of the worst into this file, as one page.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Check now whether champions have drifted, of all partitions with news or of named ones; trains nothing."""
-    from rich.tree import Tree
-
-    from evertrain.control import drift as checks
-    from evertrain.control import tell
-    from evertrain.control.ask import keys_of
-    from evertrain.reports import lines
-
-    with here.opened() as opened:
-        found = here.model(opened, model)
-        keys = keys_of(found.spec, here.partitions(found, partition))
-        with here.patiently("Checking"):
-            decided = checks.look(opened, model, keys)
-    listed = {tell.where(found.spec, key): one for key, one in checks.worst_first(decided)}
-    if as_json:
-        show.as_json({name: tell.as_json(one) for name, one in listed.items()})
-        return
-    if not listed:
-        show.line(
-            f"Nothing to check: no champion of {model} has observations, or labelled rows newer than its training."
-        )
-        show.following(f"why {model}")
-        return
-    tree, trigger = Tree(model), checks.trigger_of(found.spec)
-    for name, one in list(listed.items())[:_SHOWN]:
-        branch = tree.add(show.cell(name)) if found.spec.partition_by else tree
-        for line in lines(one, trigger):
-            show.add_line(branch, line)
-    if len(listed) > _SHOWN:
-        tree.add(f"and {len(listed) - _SHOWN} more; --partition shows one, --json all")
-    show.console().print(tree)
-    if html:
-        name, worst = next(iter(listed.items()))
-        _save(tell.Check("", name if found.spec.partition_by else "", worst, trigger), model, html)
-        show.line(f"The report is in {html}.")
-    show.following(f"trigger {model}" if any(one.fired for one in listed.values()) else f"why {model}")
 
 
 @app.command(name="what-if")
@@ -275,9 +225,9 @@ def what_if(
     said = ", ".join(changes)
     if not found.checks:
         show.line(
-            f"No drift check of {model} in the last {days:g} days; the loop does one every day, `drift` does one now."
+            f"No drift check of {model} in the last {days:g} days; the loop does one every day, `check` does one now."
         )
-        show.following(f"drift {model}")
+        show.following(f"check {model}")
         return
     show.line(
         f"With {said}, of {found.checks} checks in {days:g} days {found.fired_then} would have fired; {found.fired_now} do."

@@ -291,11 +291,6 @@ def together(spec: ModelSpec, each: Mapping[KeyText, Decision]) -> Decision:
     return replace(worst, reason=said, keys=keys, evidence=_summary(each))
 
 
-def worst_first(each: Mapping[KeyText, Decision]) -> list[tuple[KeyText, Decision]]:
-    """Return decisions with what fired first, then by severity and confidence."""
-    return sorted(each.items(), key=lambda pair: _rank(pair[1]), reverse=True)
-
-
 def _rank(decision: Decision) -> tuple[bool, int, int]:
     return decision.fired, list(Severity).index(decision.severity), decision.confidence or 0
 
