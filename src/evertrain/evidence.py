@@ -178,6 +178,10 @@ def measure(
                 times=None if moments is None else moments[newest],
                 predicted=predicted[newest] if aligned and predicted is not None else None,
             )  # fmt: skip
+        if config.joint and len(rows):
+            from evertrain.drift import joint
+
+            signals += joint.compare(profile, rows, config, times=None if moments is None else moments[newest])
         if config.profile == grades.SEED:
             tests = [one for one in signals if one.kind == "ks" and one.p is not None]
             signals = [seed.data_drift(one.name, one.p or 0.0, one.effect, config) for one in tests]
@@ -244,9 +248,12 @@ def _with_losses(
     else:
         guessing = _guessing(unit, actual[usable], result, baseline)
         signals.append(_loss_signal(result, kind, unit, count, config, baseline, worse_than_guessing=guessing))
+    if signals and signals[-1].family is Family.PERFORMANCE:
         stamps = None if moments is None else moments[order]
         series, change = blocks(live, stamps, None if result.problem else result.at)
-        signals[-1] = replace(signals[-1], detail={**signals[-1].detail, "series": series, "change": change})
+        known_mean = {} if result.problem else {"before": result.before}
+        detail = {"loss": unit.value, **known_mean, **signals[-1].detail, "series": series, "change": change}
+        signals[-1] = replace(signals[-1], detail=detail)
     known = not result.problem
     changed = None if moments is None or result.at is None else moments[order][result.at]
     return replace(
@@ -440,6 +447,7 @@ def decide(
     config: Drift,
     *,
     level: float | None = None,
+    new_share: float | None = None,
     name: str = "",
     state: Mapping[str, Any] | None = None,
     fleet: Mapping[Family, float] | None = None,
@@ -448,14 +456,14 @@ def decide(
 
     Args:
         level: chance of a false alarm that this check may have; None is what the budget leaves for one check.
+        new_share: of the recent rows, those that the check before had not seen; None is told by `state`.
         name: of the partition, where the model has several; put before the reason.
         state: `evidence["state"]` of the decision before; with it persistence and overlapping windows are known.
         fleet: where many partitions were checked in one round, see `decide_all`.
     """
     state = state or {}
-    if level is None:
-        level = grades.check_level(config, _new_share(found, state))
-    graded = grades.grade(found, config, level=level, fleet=fleet)
+    new_share = _new_share(found, state) if new_share is None else new_share
+    graded = grades.grade(found, config, level=level, new_share=new_share, fleet=fleet)
     if not grades.highest(graded.signals, Family.PERFORMANCE):
         graded = replace(graded, changed_at=None)  # the likeliest moment of a change that was none
     persists = bool(state.get("moved")) and _is_apart(found, state)
@@ -467,6 +475,7 @@ def decide(
     moved = grades.highest(graded.signals, Family.DATA, Family.PREDICTION) > 0
     evidence: dict[str, Any] = {
         "level": level,
+        "new_share": new_share,
         "severity_wanted": wanted.value,
         "confidence_wanted": config.min_confidence,
         "rows": {"reference": found.reference_rows, "recent": found.recent_rows, "labelled": found.labelled_rows},
@@ -540,9 +549,10 @@ def should_retrain(
 ) -> Decision:
     """Return whether a model should be retrained: `triggered`, `drift_type`, `severity`, `confidence` and `reason`.
 
-    Arguments are those of `measure`. `state` is `evidence["state"]` of the decision before, plain JSON; without it
-    the call is a check by itself. Losses are looked at as far as they are given: pass all labelled rows since the
-    promotion, not only those since the last call.
+    Arguments are those of `measure`. `state` is `evidence["state"]` of the decision before, plain JSON, or {} for the
+    first of many: with it the budget is divided among the checks of its period. Without it the call is a check by
+    itself. Losses are looked at as far as they are given: pass all labelled rows since the promotion, not only those
+    since the last call.
 
     >>> import pandas as pd
     >>> recent = pd.DataFrame({"x": [1.0, 2.0]})
@@ -553,11 +563,12 @@ def should_retrain(
     if len(recent) < config.min_rows:
         _baseline(baseline_metrics)
         return decide(Evidence(reference_rows=_rows(reference), recent_rows=len(recent)), config, state=state)
+    level = config.budget if state is None else None  # a check by itself is no one of many in a month
     found = measure(
         reference, recent, predictions, actuals, baseline_metrics, ref_losses=ref_losses, times=times, groups=groups,
         importances=importances, score=score, target=target, config=config,
     )  # fmt: skip
-    return decide(found, config, state=state)
+    return decide(found, config, level=level, state=state)
 
 
 def _rows(reference: Profile | pd.DataFrame) -> int:

@@ -18,7 +18,8 @@ from evertrain import gate as gates
 from evertrain import triggers as rules
 from evertrain.clock import Clock
 from evertrain.config import Settings
-from evertrain.control import ask, back, data, drift, foresee, observe, tell
+from evertrain.control import ask, back, data, drift, foresee, tell
+from evertrain.control import observe as observed
 from evertrain.control.forecast import filtered
 from evertrain.control.opened import Opened, apply, open_project
 from evertrain.control.work import Outcome, read_first, run_to_end
@@ -27,7 +28,7 @@ from evertrain.errors import ConfigError, UnknownName
 from evertrain.events import Event
 from evertrain.forecasts import Forecast, Forecasts
 from evertrain.loop import Loop
-from evertrain.observations import Labelled, Noted
+from evertrain.observations import Labelled, Noted, Recorder
 from evertrain.replay import WhatIf
 from evertrain.reports import Report
 from evertrain.serving import Predictor
@@ -178,6 +179,7 @@ class Project:
         self._applied: ProjectSpec | None = None
         self._settings, self._clock = settings, clock
         self._forecasts: dict[str, Forecasts] = {}
+        self._recorders: list[Recorder] = []
 
     @property
     def spec(self) -> ProjectSpec:
@@ -366,12 +368,19 @@ class Project:
         project._opened = opened
         return project
 
-    def predictor(self, model: str) -> Predictor:
-        """Return an object that predicts with a model's champion and follows every swap within a second."""
+    def predictor(self, model: str, *, observe: bool = False) -> Predictor:
+        """Return an object that predicts with a model's champion and follows every swap within a second.
+
+        With `observe` it keeps what it answers, with the features, as `Project.observe` does, on a thread of its own;
+        `Prediction.ids` are the ids for `actuals`, and `unlogged` counts what could not be kept.
+        """
         opened = self.opened
         if model not in self._spec.models:
             raise UnknownName("model", model, self._spec.models)
-        return Predictor(opened.store, opened.artifacts, model, self._inline)
+        recorder = observed.recorder(opened, model) if observe else None
+        if recorder is not None:
+            self._recorders.append(recorder)
+        return Predictor(opened.store, opened.artifacts, model, self._inline, recorder=recorder)
 
     def observe(
         self,
@@ -402,7 +411,7 @@ class Project:
         Raises:
             DataError: rows cannot be used; nothing is kept.
         """
-        return observe.observe(
+        return observed.observe(
             self.opened, model, rows, prediction=prediction, predictions=predictions, id=id, time=time,
             partition=partition, probabilities=probabilities, actuals=actuals,
         )  # fmt: skip
@@ -426,7 +435,7 @@ class Project:
         Raises:
             DataError: rows cannot be used; nothing is kept.
         """
-        return observe.actuals(self.opened, model, rows, id=id, actual=actual, time=time)
+        return observed.actuals(self.opened, model, rows, id=id, actual=actual, time=time)
 
     def forecasts(self, model: str) -> Forecasts:
         """Return an object that reads a model's forecasts, again and again, in any process and without its trainer."""
@@ -565,7 +574,10 @@ class Project:
         return tell.history(self.opened, model, limit)
 
     def close(self) -> None:
-        """Close the store."""
+        """Write what predictors still have for the log of observations, and close the store."""
+        for recorder in self._recorders:
+            recorder.close()
+        self._recorders.clear()
         if self._opened is not None:
             self._opened.close()
             self._opened = None

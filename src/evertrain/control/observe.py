@@ -11,7 +11,7 @@ from evertrain import datasets, observations
 from evertrain.control.opened import Opened
 from evertrain.errors import DataError, UnknownName
 from evertrain.events import Kind
-from evertrain.observations import Labelled, Noted
+from evertrain.observations import Labelled, Noted, Recorder
 from evertrain.partitions import KeyText, encode
 from evertrain.specs import CsvFile, Dataset, ModelSpec, ProjectSpec
 
@@ -78,6 +78,11 @@ def actuals(
     name = actual or _first(frame, ("actual", spec.target)) or "actual"
     times = _column(frame, time, "time") if time else None
     return opened.observations().actuals(model, ids, _column(frame, name, "actual"), times=times)
+
+
+def recorder(opened: Opened, model: str) -> Recorder:
+    """Return what writes the answers of a model's predictor to the log."""
+    return Recorder(opened.observations(), model, thinned=lambda share: tell_thinned(opened, model, share))
 
 
 def tell_thinned(opened: Opened, model: str, share: float) -> None:
@@ -150,7 +155,7 @@ def _array(path: Path) -> NDArray[Any]:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}", source=str(path)) from None
-    except (ValueError, EOFError, SyntaxError, OverflowError) as error:
+    except Exception as error:  # noqa: BLE001 - a header of no array makes NumPy raise whatever its parts do
         raise DataError(
             f"{path.name} is no .npy file of numbers or texts ({str(error).splitlines()[0]}); np.save writes one",
             source=str(path),

@@ -63,9 +63,8 @@ class Opened:
             with self.store.read() as tx:
                 found = models.project(tx)
             keep = found.keep if found else Retention()
-            own = "" if self.store.path.stem == "evertrain" else f"{self.store.path.stem}-"
             self._observations = Observations(
-                self.store.path.with_name(f"{own}observations.db"),
+                observations_beside(self.store.path),
                 self.store.clock,
                 days=keep.observations_days,
                 rows=keep.observations,
@@ -95,6 +94,11 @@ class Opened:
         if self._observations is not None:
             self._observations.close()
         self.store.close()
+
+
+def observations_beside(store: Path) -> Path:
+    """Return the file of observations that belongs to a store's file: two stores in one folder have two."""
+    return store.with_name("observations.db" if store.stem == "evertrain" else f"{store.stem}-observations.db")
 
 
 def open_project(

@@ -12,8 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats  # type: ignore[import-untyped]
-from scipy.special import xlogy  # type: ignore[import-untyped]
+from scipy.special import ndtr, ndtri, stdtr, xlogy  # type: ignore[import-untyped]
 
 from evertrain.drift.statistics import autocovariance, tau
 from evertrain.errors import ConfigError, DataError
@@ -26,6 +25,7 @@ SMALLEST_WINDOW = 32
 RING = 20_000  # newest losses that a scan looks at
 TESTS = 7  # the 22 nested windows are worth as much chance as seven independent ones: a fit to simulations
 BLOCKS = 10
+_STUDENT = 2.262157  # 97.5 % of Student's t with BLOCKS - 1 degrees of freedom
 LAGS = 50  # of live losses: a slow rise, which is what is looked for, is no dependence
 BETS = (0.1, 0.2, 0.4, 0.8, 1.6)
 _WINDOWS = np.unique(np.round(SMALLEST_WINDOW * 1.35 ** np.arange(22)).astype(np.intp))
@@ -109,7 +109,7 @@ def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = No
 
     >>> found = scan(np.tile([0.0, 0.0, 0.0, 1.0], 100), np.r_[np.tile([0.0, 0.0, 0.0, 1.0], 50), np.ones(40)])
     >>> found.at, found.window, found.p < 1e-9
-    (197, 43, True)
+    (199, 41, True)
     """
     known, whole = finite(reference, "reference losses"), _plain(live, "losses")
     labels = None if groups is None else np.asarray(groups)
@@ -124,7 +124,10 @@ def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = No
         return Scan(live=count, reference=n0, problem=f"{count} labelled rows, the scan needs {SMALLEST_WINDOW}")
     ranks = np.concatenate([pit(known, known), pit(known, new)])
     memory = _memory(ranks[:n0])
-    z, window = _best(ranks, n0)
+    z, coarse = _best(ranks, _WINDOWS[count >= _WINDOWS])
+    # The search that p pays for is over the 22 windows; between them only the place of the change is looked for.
+    near = np.arange(max(SMALLEST_WINDOW, int(coarse / 1.35)), min(count, int(coarse * 1.35)) + 1)
+    window = _best(ranks, near)[1]
     split = count - window
     own = ranks[n0:]
     # The reference may be in no order, as a shuffled hold-out is; then only the live losses show their dependence.
@@ -135,14 +138,13 @@ def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = No
         few = f"one row in {memory:.0f} is news: too few for a statement"
         return Scan(live=count, reference=n0, memory=memory, problem=few)
     z = _widened(z / np.sqrt(memory), n0 / memory)
-    p = min(1.0, TESTS * float(stats.norm.sf(z)))
+    p = min(1.0, TESTS * float(ndtr(-z)))
     return _sized(known, new, z, p, window, memory, kept)
 
 
-def _best(ranks: Floats, n0: int) -> tuple[float, int]:
-    """Return the largest standardised rise and its window, before any inflation."""
+def _best(ranks: Floats, windows: NDArray[np.intp]) -> tuple[float, int]:
+    """Return the largest standardised rise over these windows, and its window, before any inflation."""
     n = ranks.size
-    windows = _WINDOWS[n - n0 >= _WINDOWS]
     sums, squares = np.r_[0.0, np.cumsum(ranks)], np.r_[0.0, np.cumsum(np.square(ranks))]
     before = n - windows
     mb, mw = sums[before] / before, (sums[n] - sums[before]) / windows
@@ -180,7 +182,7 @@ def _divergence(a: Floats, b: Floats) -> Floats:
 def _widened(z: float, reference: float) -> float:
     if reference >= FULL_REFERENCE:
         return float(z)
-    return float(-stats.norm.ppf(max(float(stats.t.sf(z, reference - 1)), 1e-300)))
+    return float(-ndtri(max(float(stdtr(reference - 1, -z)), 1e-300)))
 
 
 def _sized(known: Floats, new: Floats, z: float, p: float, window: int, memory: float, kept: NDArray[np.intp]) -> Scan:
@@ -192,14 +194,15 @@ def _sized(known: Floats, new: Floats, z: float, p: float, window: int, memory: 
         base = float(np.abs(new[new != 0]).mean()) * 0.5 / (known.size + 1) if np.any(new) else 1.0
     known_var, after_var = mean_variance(known, memory), mean_variance(new[-window:], memory)
     ratio = (after - before) / base
-    half = float(stats.t.ppf(0.975, BLOCKS - 1)) * float(np.sqrt(after_var + (1 + ratio) ** 2 * known_var)) / base
-    # Two views of the rise, the better one counts: over all live losses, and over the window that the search chose,
-    # pulled back to what that search leaves of its z.
+    half = _STUDENT * float(np.sqrt(after_var + (1 + ratio) ** 2 * known_var)) / base
+    # Over all live losses; where the search has found a change among them, over the window from there on, pulled back
+    # to what that search leaves of its z.
     rise, variance = float(new.mean()) - before, mean_variance(new, memory) + known_var
-    left = max(0.0, -NormalDist().inv_cdf(min(max(p, 1e-300), 0.5)))
-    found, found_variance = (after - before) * (left / z if z > left > 0 else float(left > 0)), after_var + known_var
-    if found * np.sqrt(variance) > rise * np.sqrt(found_variance):
-        rise, variance = found, found_variance
+    if p <= 0.05:
+        left = -NormalDist().inv_cdf(max(p, 1e-300))
+        found, found_variance = (after - before) * left / z, after_var + known_var
+        if found * np.sqrt(variance) > rise * np.sqrt(found_variance):
+            rise, variance = found, found_variance
     return Scan(
         z, p, int(kept[-window]), window, before, after, ratio, ratio - half, ratio + half, rise, variance,
         int(new.size), int(known.size), memory,
@@ -282,9 +285,9 @@ def rise_over(before: float, rows: int, live: ArrayLike, *, groups: ArrayLike | 
     z = _widened(float(z), count / memory)
     base = abs(before) or (abs(after) or 1.0) * 0.5 / (rows + 1)
     ratio = (after - before) / base
-    half = float(stats.t.ppf(0.975, BLOCKS - 1)) * float(np.sqrt(variance + (1 + ratio) ** 2 * base_variance)) / base
+    half = _STUDENT * float(np.sqrt(variance + (1 + ratio) ** 2 * base_variance)) / base
     return Scan(
-        z, float(stats.norm.sf(z)), None, count, before, after, ratio, ratio - half, ratio + half, after - before,
+        z, float(ndtr(-z)), None, count, before, after, ratio, ratio - half, ratio + half, after - before,
         variance + base_variance, count, rows, memory,
     )  # fmt: skip
 

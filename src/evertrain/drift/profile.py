@@ -361,6 +361,16 @@ def finite(numbers: Sequence[Cells]) -> tuple[Floats, Ints, Ints]:
     return x, rows, infinite
 
 
+def moments(x: Floats, rows: Ints) -> tuple[Floats, Floats]:
+    """Return mean and standard deviation (of all rows, not n - 1) of columns of which so many rows are not NaN."""
+    gaps = None if rows.size and rows.min() == x.shape[1] else np.isnan(x)
+    mean = (x if gaps is None else np.where(gaps, 0.0, x)).sum(axis=1) / rows
+    off = x - mean[:, np.newaxis]
+    if gaps is not None:
+        off[gaps] = 0.0
+    return mean, np.sqrt(np.einsum("ij,ij->i", off, off) / rows)
+
+
 def _numbers(numbers: Sequence[Cells], memory: _Memory, exact: bool) -> list[Column]:
     if not numbers:
         return []
@@ -370,18 +380,19 @@ def _numbers(numbers: Sequence[Cells], memory: _Memory, exact: bool) -> list[Col
     if not n:
         return made
     with np.errstate(all="ignore"):  # empty columns, and squares of huge numbers
-        order = np.sort(x, axis=1)
+        mean, sd = moments(x, rows)
+        # Numbers without an order in time are not needed as they came; memory for large frames is slow to get.
+        order = x.copy() if memory.ordered else x
+        order.sort(axis=1)
         low, q1, median, q3, high = _quantiles(order, rows, (0.001, 0.25, 0.5, 0.75, 0.999)).T
         kept = order if n <= KEPT else np.take_along_axis(order, _places(KEPT, rows), axis=1)
         deviations = np.sort(np.abs(kept - median[:, np.newaxis]), axis=1)
         mad = _quantiles(deviations, rows if n <= KEPT else np.where(rows > 0, KEPT, 0), (0.5,))[:, 0]
         spread = statistics.robust_spread(mad, q3 - q1)
         low, high = low - (q3 - q1), high + (q3 - q1)
-        mean = np.nansum(x, axis=1) / rows
-        sd = np.sqrt(np.nansum(np.square(x - mean[:, np.newaxis]), axis=1) / rows)
         distinct = (order[:, 1:] > order[:, :-1]).sum(axis=1) + 1
-        beyond = ((order < low[:, np.newaxis]) | (order > high[:, np.newaxis])).sum(axis=1)
-        outliers = (np.abs(order - median[:, np.newaxis]) > OUTLIER * spread[:, np.newaxis]).sum(axis=1)
+        beyond = outside(order, rows, low, high)
+        outliers = outside(order, rows, median - OUTLIER * spread, median + OUTLIER * spread)
         seasons = _seasons(x, rows, distinct, memory.ticks)
         for j, season in seasons.items():
             x[j] = without_season(x[j], season, memory.ticks)
@@ -407,6 +418,13 @@ def _numbers(numbers: Sequence[Cells], memory: _Memory, exact: bool) -> list[Col
         season = seasons.get(j, np.empty((2, 0)))
         made[j] = Numbers(one.name, m, n - m, int(infinite[j]), Facts(*facts[j]), values.copy(), counts, season)
     return made
+
+
+def outside(order: Floats, rows: Ints, low: Floats, high: Floats) -> Ints:
+    """Return how many values of each sorted column are below or above its limits; none where those are NaN."""
+    limits = np.stack([np.nextafter(low, -np.inf), high], axis=1)
+    at_most = statistics.counts_at_most(order, limits)
+    return np.where(np.isnan(low), 0, at_most[:, 0] + rows - at_most[:, 1])
 
 
 def _quantiles(order: Floats, rows: Ints, shares: tuple[float, ...]) -> Floats:
@@ -461,7 +479,7 @@ def _period(correlation: Floats, periods: list[int]) -> int:
         lag
         for lag in periods
         if correlation[lag] > 0.3
-        and correlation[lag] > max(correlation[lag - 1], correlation[lag + 1])
+        and correlation[lag] > max(correlation[lag - 1], correlation[lag + 1]) - 0.05  # of few periods, noise moves it
         and correlation[lag] - correlation[1:lag].min() > 0.1
     ]
     best = max((correlation[lag] for lag in peaks), default=0.0)
@@ -536,10 +554,10 @@ def _losses(losses: npt.ArrayLike | None) -> Floats:
 
 
 def _weights(weights: Mapping[str, float]) -> dict[str, float]:
-    found = {str(name): max(0.0, float(weight)) for name, weight in weights.items()}
+    found = {str(name): float(weight) for name, weight in weights.items()}
     if bad := [name for name, weight in found.items() if not np.isfinite(weight)]:
         raise DataError(f"the weight of {bad[0]!r} is {found[bad[0]]}; it must be a finite number")
-    return found
+    return {name: max(0.0, weight) for name, weight in found.items()}
 
 
 def _sample(frame: pd.DataFrame, order: Ints | None, columns: Sequence[Column]) -> tuple[tuple[str, ...], Floats]:
