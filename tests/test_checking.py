@@ -248,7 +248,7 @@ def test_a_model_of_the_project_is_checked_by_name(shell: Shell, files):
 
     assert "no champion has new observations" in quiet.out
     assert quiet.following == "evertrain why line"
-    assert answer.code == 10
+    assert answer.code == 10, answer.json["reason"]
     assert [name for name in FIELDS if name not in answer.json] == []
     assert (answer.json["model"], answer.json["drift_type"]) == ("line", "concept_drift")
     assert "line" in (files / "line.html").read_text()

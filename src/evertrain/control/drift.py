@@ -103,6 +103,7 @@ def look(opened: Opened, name: str, keys: Sequence[KeyText] | None = None) -> di
         model = models.by_name(tx, name)
         if isinstance(project.sources[model.spec.source], Dataset):
             watch.catch_up(tx, project, model.spec.source)  # a person who asks now means the rows of now
+            model = models.by_name(tx, name)
     trigger = trigger_of(model.spec)
     if trigger is None:
         raise ConfigError(
