@@ -148,6 +148,10 @@ def bad_inputs() -> dict[str, tuple[list[str], str]]:
         "an unknown setting": ([*base, "steady.csv", "--set", "treshold=1"], "error_increase"),
         "a page in no folder": ([*base, "steady.csv", "--html", "no/where.html"], "--html"),
         "no recent rows named": (["check", "--reference-data", "train.csv"], "--recent-data"),
+        "nothing named": (["check"], "give a model"),
+        "a model and files": (["check", "line", "--recent-data", "steady.csv"], "not both"),
+        "a model and a setting": (["check", "line", "--profile", "seed"], "not both"),
+        "a partition of files": ([*base, "steady.csv", "--partition", "a=b"], "is of a model"),
     }  # fmt: skip
 
 
@@ -208,6 +212,47 @@ def test_people_read_words_on_a_terminal_while_a_program_reads_json(files):
     assert json.loads(out)["triggered"] is True
     assert b"CRITICAL" in said
     assert b"rose by" in said
+
+
+LIVE = """
+name = "shop"
+
+[sources.sales]
+kind = "dataset"
+key = ["id"]
+
+[models.line]
+source = "sales"
+target = "y"
+features = ["x", "z"]
+trainer = "sklearn.linear_model:LinearRegression"
+min_samples = 100
+triggers = [{every = "1d", kind = "drift"}]
+"""
+
+
+@pytest.mark.slow
+def test_a_model_of_the_project_is_checked_by_name(shell: Shell, files):
+    """As the loop does every day: people read lines, a program JSON with the fields of the other check."""
+    (files / "evertrain.toml").write_text(LIVE)
+    for name, first in (("train", 0), ("changed", 10_000)):
+        frame = pd.read_csv(f"{name}.csv")
+        frame.insert(0, "id", range(first, first + len(frame)))
+        frame.to_csv(f"{name}.csv", index=False)
+    shell.ok("ingest", "sales", "train.csv")
+    shell.ok("trigger", "line")
+    quiet = shell.ok("check", "line")
+    shell.ok("ingest", "sales", "changed.csv")
+    answer = shell("check", "line", "--json", "--exit-code", "--html", "line.html")
+    told = shell.paste(shell.ok("check", "line", "--partition", "Overall"))
+
+    assert "no champion has new observations" in quiet.out
+    assert quiet.following == "evertrain why line"
+    assert answer.code == 10, answer.json["reason"]
+    assert [name for name in FIELDS if name not in answer.json] == []
+    assert (answer.json["model"], answer.json["drift_type"]) == ("line", "concept_drift")
+    assert "line" in (files / "line.html").read_text()
+    assert told.code == 0
 
 
 # --- execute ----------------------------------------------------------------------------------------------------

@@ -6,14 +6,14 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from evertrain.cli import here, show
-from evertrain.cli.here import app
+from evertrain.cli.here import Json, Partitions, app
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,8 +46,14 @@ ExitCode = Annotated[bool, typer.Option("--exit-code", help=f"End with {TRIGGERE
 
 @app.command()
 def check(
-    reference_data: Reference,
-    recent_data: Recent,
+    model: Annotated[
+        str | None, typer.Argument(help="A model of this project with `on_drift()`; or files instead.")
+    ] = None,
+    partition: Partitions = None,
+    reference_data: Annotated[
+        Path | None, typer.Option("--reference-data", help="Rows that the model was trained on: CSV or Parquet.")
+    ] = None,
+    recent_data: Annotated[Path | None, typer.Option("--recent-data", help="Rows since, oldest first.")] = None,
     recent_predictions: Annotated[
         Path | None, typer.Option("--recent-predictions", help="What the model answered for recent rows: a .npy array.")
     ] = None,
@@ -68,36 +74,67 @@ def check(
     settings: Sets = None,
     html: Html = None,
     exit_code: ExitCode = False,
+    as_json: Json = False,
 ) -> None:
-    """Say whether a model should be retrained, from files alone: no project is needed, and nothing is written."""
-    from evertrain import evidence
-    from evertrain.errors import ConfigError
+    """Say whether a model should be retrained; nothing is trained.
 
-    with _only_json():
-        _may_write(html)
-        config = _config(profile, min_confidence, settings)
-        scores = _scores(baseline)
-        reference, recent = _rows(reference_data), _rows(recent_data)
-        for option, column in (("--target", target), ("--time", time)):
-            if column is not None and column not in reference.columns:
-                raise ConfigError(option, column, f"a column of {reference_data.name}: {', '.join(reference.columns)}")
-        if time is not None and time not in recent.columns:
-            raise ConfigError("--time", time, f"a column of {recent_data.name}: {', '.join(recent.columns)}")
-        predictions, actuals = _array(recent_predictions), _array(recent_actuals)
-        if actuals is None and predictions is not None and target is not None and target in recent.columns:
-            actuals = recent[target].to_numpy()
-        moments = None if time is None else recent[time].to_numpy()
-        apart = [one for one in (target, time) if one is not None]
-        with here.patiently("Comparing"):
-            decision = evidence.should_retrain(
-                reference.drop(columns=apart), recent.drop(columns=apart, errors="ignore"), predictions, actuals, scores,
-                times=moments, config=config,
+    With files no project is needed, and the answer is always JSON. By name, a model's champion is looked at now, as
+    the loop does every day.
+    """
+    files = (reference_data, recent_data, recent_predictions, recent_actuals)
+    more = (baseline, target, time, profile, min_confidence, settings)
+    if model is not None:
+        if any(one is not None for one in (*files, *more)):
+            raise typer.BadParameter("give a model, whose declaration says how it is checked, or files; not both")
+        decision = _check_model(model, partition, html, as_json=as_json)
+    else:
+        if reference_data is None or recent_data is None:
+            raise typer.BadParameter("give a model, or --reference-data and --recent-data")
+        if partition:
+            raise typer.BadParameter("--partition is of a model")
+        with _only_json():
+            _may_write(html)
+            config = _config(profile, min_confidence, settings)
+            given = _Given(
+                _rows(reference_data), _rows(recent_data), _array(recent_predictions), _array(recent_actuals),
+                _scores(baseline), target, time,
             )  # fmt: skip
-        _page(html, decision, target or "", config)
-    show.as_json(told(decision, config))
-    _say(decision)
+            with here.patiently("Comparing"):
+                decision = given.decide(config, reference_data.name, recent_data.name)
+            _page(html, decision, target or "", config)
+        show.as_json(told(decision, config))
+        _say(decision)
     if exit_code and decision.fired:
         raise typer.Exit(TRIGGERED)
+
+
+def _check_model(model: str, partition: list[str] | None, html: Path | None, *, as_json: bool) -> Decision:
+    from rich.tree import Tree
+
+    from evertrain.cli.live import waiting
+    from evertrain.control import drift
+    from evertrain.control.ask import keys_of
+    from evertrain.reports import lines
+    from evertrain.specs import Drift
+
+    _may_write(html)
+    with here.opened() as opened:
+        found = here.model(opened, model)
+        keys = keys_of(found.spec, here.partitions(found, partition))
+        with waiting(f"Checking {model}"):
+            decided = drift.look(opened, model, keys)
+    trigger = drift.trigger_of(found.spec) or Drift()
+    decision = drift.together(found.spec, decided)
+    _page(html, decision, model, trigger)
+    if as_json:
+        show.as_json({"model": model, **told(decision, trigger)})
+        return decision
+    tree = Tree(show.cell(model))
+    for line in lines(decision, trigger):
+        show.add_line(tree, line)
+    show.console().print(tree)
+    show.following(f"trigger {model}" if decision.fired else f"why {model}")
+    return decision
 
 
 @app.command()
@@ -147,6 +184,40 @@ def execute(
         raise typer.Exit(5)
     if exit_code and done.triggered:
         raise typer.Exit(TRIGGERED)
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What the files and options of a check say."""
+
+    reference: pd.DataFrame
+    recent: pd.DataFrame
+    predictions: NDArray[np.generic] | None
+    actuals: NDArray[np.generic] | None
+    baseline: Mapping[str, float]
+    target: str | None
+    time: str | None
+
+    def decide(self, config: Drift, reference: str, recent: str) -> Decision:
+        """Return the decision; the two names are of the files."""
+        from evertrain import evidence
+        from evertrain.errors import ConfigError
+
+        for option, column, frame, file in (
+            ("--target", self.target, self.reference, reference),
+            ("--time", self.time, self.recent, recent),
+        ):
+            if column is not None and column not in frame.columns:
+                raise ConfigError(option, column, f"a column of {file}: {', '.join(frame.columns)}")
+        actuals = self.actuals
+        if actuals is None and self.predictions is not None and self.target in self.recent.columns:
+            actuals = self.recent[self.target].to_numpy()
+        apart = [one for one in (self.target, self.time) if one is not None]
+        return evidence.should_retrain(
+            self.reference.drop(columns=apart, errors="ignore"), self.recent.drop(columns=apart, errors="ignore"),
+            self.predictions, actuals, self.baseline, config=config,
+            times=None if self.time is None else self.recent[self.time].to_numpy(),
+        )  # fmt: skip
 
 
 # --- input ------------------------------------------------------------------------------------------------------

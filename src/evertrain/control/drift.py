@@ -13,7 +13,7 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
-from evertrain import evidence, registry
+from evertrain import evidence, registry, watch
 from evertrain.clock import from_text
 from evertrain.control.opened import Opened
 from evertrain.drift import grades
@@ -99,8 +99,11 @@ def look(opened: Opened, name: str, keys: Sequence[KeyText] | None = None) -> di
         NoModelYet: a named partition has no champion.
     """
     project = opened.project()
-    with opened.store.read() as tx:
+    with opened.store.write() as tx:
         model = models.by_name(tx, name)
+        if isinstance(project.sources[model.spec.source], Dataset):
+            watch.catch_up(tx, project, model.spec.source)  # a person who asks now means the rows of now
+            model = models.by_name(tx, name)
     trigger = trigger_of(model.spec)
     if trigger is None:
         raise ConfigError(
