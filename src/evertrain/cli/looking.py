@@ -15,6 +15,7 @@ from evertrain.cli.here import Json, ModelName, Partitions, app
 if TYPE_CHECKING:
     from evertrain.control.tell import Check
 
+
 @app.command()
 def status(as_json: Json = False) -> None:
     """Show how everything stands, at a glance."""
