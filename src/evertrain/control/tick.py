@@ -71,14 +71,15 @@ def look(opened: Opened, hands: Supervisor, memory: Memory, hints: Sequence[str]
     plan_all(opened)
 
 
-def go_on(opened: Opened, hands: Supervisor, memory: Memory) -> None:
-    """Go on with the drift checks under way, as far as workers are free and have answered."""
+def go_on(opened: Opened, hands: Supervisor, memory: Memory) -> bool:
+    """Go on with the drift checks under way, as far as workers are free and have answered; return whether one is over."""
     project = opened.project()
     over = [number for number, current in memory.rounds.items() if drift.proceed(opened, hands, project, current)]
     for number in over:
         del memory.rounds[number]
     if over:
         plan_all(opened)
+    return bool(over)
 
 
 def _acts(project: ProjectSpec, model: models.Model) -> Auto:
