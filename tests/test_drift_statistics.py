@@ -307,3 +307,13 @@ def test_the_robust_spread_is_not_masked_by_outliers():
 def test_the_robust_spread_of_mostly_equal_values_is_not_there():
     assert np.isnan(s.robust_spread(0.0, 0.0))
     close(s.robust_spread(0.0, 1.349), 1.0)
+
+
+def test_rare_levels_have_no_effect_of_their_own():
+    random, shares = np.random.default_rng(14), 1 / np.arange(1, 2001)
+    shares /= shares.sum()
+    found = []
+    for _ in range(50):
+        before, now = (random.multinomial(n, shares) * 1.0 for n in (500, 250))
+        found.append(s.total_variation_effect(*s.total_variation(before, now)))
+    assert np.mean(np.array(found) > 0.08) < 0.15

@@ -115,7 +115,9 @@ def test_a_rise_of_losses_names_how_much_since_when_and_on_what():
     assert abs(changed - times[600]) < timedelta(hours=72)
     assert found.reason.startswith("the share of wrong answers rose by ")
     assert f"labelled rows, since {changed.date()})" in found.reason
-    assert (found.found.since, found.found.until) == (times[0].isoformat(), times[-1].isoformat())
+    week = times[times > times[-1] - timedelta(days=7)]  # columns are compared in the newest rows
+    assert (found.found.since, found.found.until) == (week[0].isoformat(), week[-1].isoformat())
+    assert found.found.recent_rows == len(week)
 
 
 def test_losses_are_looked_at_in_the_order_of_time():
@@ -345,7 +347,7 @@ def test_a_copy_of_a_column_changes_little(seed):
 
 RISE = Signal(
     "loss", Family.PERFORMANCE, "loss_scan", 1e-12, 0.4, 0.15, "of the baseline loss", 1000, 640,
-    detail={"before": 0.112, "after": 0.155, "ratio": 0.384, "window": 640, "loss": "mean absolute error"},
+    detail={"before": 0.112, "after": 0.155, "ratio": 0.384, "window": 640, "loss": "absolute error"},
 )  # fmt: skip
 AGE = Signal("age", Family.DATA, "ks", 1e-9, 0.3, 0.08)
 INCOME = Signal("income", Family.DATA, "ks", 1e-8, 0.2, 0.08)
@@ -389,14 +391,20 @@ def test_only_the_wanted_confidence_fires():
 def test_overlapping_windows_share_their_looks():
     times = {"since": "2026-01-01T00:00:00+00:00", "until": "2026-01-26T00:00:00+00:00"}
     sliding = decide(replace(FOUND, **times), Drift(), state={"until": "2026-01-25T00:00:00+00:00"})
-    assert sliding.evidence["level"] == pytest.approx(0.05 / (7 * 30 / 25))
-    assert decide(replace(FOUND, **times), Drift()).evidence["level"] == pytest.approx(0.05 / 30)
-    assert decide(FOUND, Drift(), level=0.01).evidence["level"] == 0.01
+    apart = decide(replace(FOUND, **times), Drift())
+    assert (sliding.evidence["new_share"], apart.evidence["new_share"]) == (pytest.approx(1 / 25), 1.0)
+    p = [
+        next(one.p_adjusted for one in found.found.signals if one.family is family)
+        for family in (Family.DATA, Family.PERFORMANCE)
+        for found in (sliding, apart)
+    ]
+    assert p[0] == pytest.approx(p[1] * 7 / 25)
+    assert p[2] == p[3]  # the newest losses are new at every look
     assert sliding.evidence["state"] == {"checks": 1, "moved": True, "until": times["until"]}
 
 
 def test_a_round_of_many_partitions_keeps_its_false_alarms_few():
-    odd = replace(FOUND, signals=(replace(RISE, p=2e-5),))
+    odd = replace(FOUND, signals=(replace(RISE, p=5e-5),))
     quiet = {str(i): replace(FOUND, signals=(replace(RISE, p=0.5),), loss_rise=0.0) for i in range(400)}
     assert decide(odd, Drift()).severity == "low"
     found = decide_all({"Graz": odd, **quiet}, Drift())

@@ -97,10 +97,16 @@ def test_more_looks_ask_for_more():
 
 
 def test_an_e_process_spends_the_budget_once():
-    """Its p holds for all looks together: 5 % a period, half of it for performance."""
-    for p, expected in ((0.0249, 1), (0.0251, 0)):
+    """Its p holds for all looks together: 5 % a period, all of it where nothing else is tested."""
+    for p, expected in ((0.0499, 1), (0.0501, 0)):
         rise = signal("loss", Family.PERFORMANCE, p, effect=0.16, floor=0.15, kind="e_process")
         assert graded(rise, config=Drift(profile="guaranteed"))[0].grade == expected
+
+
+def test_the_budget_is_divided_among_the_families_that_were_tested():
+    alone = graded(signal("loss", Family.PERFORMANCE, 0.01, effect=0.16, floor=0.15))[0].p_adjusted
+    both = graded(signal("loss", Family.PERFORMANCE, 0.01, effect=0.16, floor=0.15), signal("x", Family.DATA, 0.5))
+    assert both[0].p_adjusted == pytest.approx(alone * 0.8 / 0.5)
 
 
 # --- grades -----------------------------------------------------------------------------------------------------
@@ -114,8 +120,7 @@ def test_an_e_process_spends_the_budget_once():
     ],
 )  # fmt: skip
 def test_a_grade_needs_both_a_small_p_and_a_large_effect(p, ratio, grade):
-    own = p * grades.SPLIT[Family.DATA]  # as large after the family's part of the budget
-    assert graded(signal(p=own, effect=ratio * 0.1))[0].grade == grade
+    assert graded(signal(p=p, effect=ratio * 0.1))[0].grade == grade
 
 
 @given(SHARES, st.floats(0, 10), st.floats(1, 3))

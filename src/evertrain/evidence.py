@@ -121,7 +121,7 @@ def measure(
 
     Args:
         reference: the rows that the champion was trained on, or their profile.
-        recent: rows since, oldest first; the newest `config.max_rows` count.
+        recent: rows since, oldest first; columns are compared in the newest ones, see `Drift.window`.
         predictions, actuals: of the recent rows, or of some of them; equally many, oldest first. An actual that is
             missing (NaN, None) is not known yet.
         baseline: scores of the champion when it was promoted, by name; counts where there are no reference losses.
@@ -160,7 +160,7 @@ def measure(
     actual = None if actuals is None else _values(actuals, "actuals")
     aligned = predicted is not None and len(predicted) == len(recent)
     labelled = _labelled(predicted, actual, len(recent), notes)
-    newest = slice(max(0, len(recent) - config.max_rows), None)
+    newest = _newest(moments, len(recent), config)
     rows = recent.iloc[newest]
     signals: list[Signal] = []
     if config.profile == grades.SEED and isinstance(reference, pd.DataFrame):
@@ -191,7 +191,7 @@ def measure(
     tested = [one.p for one in signals if one.p is not None]
     found = Evidence(
         tuple(signals), ref_rows, len(rows), 0, grades.simes(tested) if tested else None, notes=tuple(notes),
-        since=_iso(moments, 0), until=_iso(moments, -1),
+        since=_iso(moments if moments is None else moments[newest], 0), until=_iso(moments, -1),
     )  # fmt: skip
     if labelled is None or actual is None or predicted is None:
         return found
@@ -216,6 +216,7 @@ def _with_losses(
 ) -> Evidence:
     """Return the evidence with what the losses of labelled rows say."""
     from evertrain.drift import losses as scans
+    from evertrain.drift.series import blocks
 
     live = scores.losses(how.name, actual, predicted, **chances)
     usable = np.isfinite(live)
@@ -251,9 +252,15 @@ def _with_losses(
     if config.profile == grades.SEED:
         signals += seed.performance(_of_losses(baseline, how, before), _scores_now(actual, predicted, usable), config)
     else:
-        guessing = _guessing(unit, actual[usable], result, baseline)
-        words = words or _LOSS_WORDS[unit]
-        signals.append(_loss_signal(result, kind, words, count, config, baseline, worse_than_guessing=guessing))
+        guessing = not words and _guessing(unit, actual[usable], result, baseline)
+        loss = words or unit.value
+        signals.append(_loss_signal(result, kind, loss, count, config, baseline, worse_than_guessing=guessing))
+    if not words and signals and signals[-1].family is Family.PERFORMANCE:  # rows have no losses of another score
+        stamps = None if moments is None else moments[order]
+        series, change = blocks(live, stamps, None if result.problem else result.at)
+        known_mean = {} if result.problem else {"before": result.before}
+        detail = {"loss": unit.value, **known_mean, **signals[-1].detail, "series": series, "change": change}
+        signals[-1] = replace(signals[-1], detail=detail)
     known = not result.problem
     changed = None if moments is None or result.at is None else moments[order][result.at]
     return replace(
@@ -284,7 +291,7 @@ def _loss_signal(
     if not problem and count < config.min_rows:
         problem = f"{plural(count, 'labelled row')}, the check needs {config.min_rows}"
     detail = {name: value for name, value in asdict(found).items() if name not in ("p", "problem")}
-    if kind == "baseline" and words == _LOSS_WORDS[Loss.SQUARED] and "r2" in baseline and not problem:
+    if kind == "baseline" and words == Loss.SQUARED and "r2" in baseline and not problem:
         detail["r2"] = fixed_r2(found.after, baseline["r2"], baseline["rmse"])
     return Signal(
         "loss", Family.PERFORMANCE, kind, None if problem else found.p, max(0.0, found.ratio), config.error_increase,
@@ -434,6 +441,15 @@ def _moments(times: ArrayLike | None, rows: int) -> NDArray[np.datetime64] | Non
     return np.asarray(found, dtype="datetime64[us]")
 
 
+def _newest(moments: NDArray[np.datetime64] | None, rows: int, config: Drift) -> slice:
+    """Return which rows count as recent: those of the newest `window`, and at least `min_rows`."""
+    count = min(rows, config.max_rows)
+    if moments is not None and rows and not np.isnat(moments).any():
+        young = moments > moments.max() - np.timedelta64(config.window)
+        count = min(count, max(config.min_rows, int(young.sum())))
+    return slice(rows - count, None)
+
+
 def _iso(moments: NDArray[np.datetime64] | None, place: int) -> str | None:
     known = None if moments is None else np.sort(moments[~np.isnat(moments)])
     return None if known is None or not known.size else _stamp(known[place])
@@ -454,6 +470,7 @@ def decide(
     config: Drift,
     *,
     level: float | None = None,
+    new_share: float | None = None,
     name: str = "",
     state: Mapping[str, Any] | None = None,
     fleet: Mapping[Family, float] | None = None,
@@ -462,14 +479,16 @@ def decide(
 
     Args:
         level: chance of a false alarm that this check may have; None is what the budget leaves for one check.
+        new_share: of the recent rows, those that the check before had not seen; None is told by `state`.
         name: of the partition, where the model has several; put before the reason.
         state: `evidence["state"]` of the decision before; with it persistence and overlapping windows are known.
         fleet: where many partitions were checked in one round, see `decide_all`.
     """
     state = state or {}
-    if level is None:
-        level = grades.check_level(config, _new_share(found, state))
-    graded = grades.grade(found, config, level=level, fleet=fleet)
+    new_share = _new_share(found, state) if new_share is None else new_share
+    graded = grades.grade(found, config, level=level, new_share=new_share, fleet=fleet)
+    if not grades.highest(graded.signals, Family.PERFORMANCE):
+        graded = replace(graded, changed_at=None)  # the likeliest moment of a change that was none
     persists = bool(state.get("moved")) and _is_apart(found, state)
     literal = config.profile == grades.SEED
     severity = seed.severity(graded.signals) if literal else grades.judge(graded, persists=persists)
@@ -479,6 +498,7 @@ def decide(
     moved = grades.highest(graded.signals, Family.DATA, Family.PREDICTION) > 0
     evidence: dict[str, Any] = {
         "level": level,
+        "new_share": new_share,
         "severity_wanted": wanted.value,
         "confidence_wanted": config.min_confidence,
         "rows": {"reference": found.reference_rows, "recent": found.recent_rows, "labelled": found.labelled_rows},
@@ -552,9 +572,10 @@ def should_retrain(
 ) -> Decision:
     """Return whether a model should be retrained: `triggered`, `drift_type`, `severity`, `confidence` and `reason`.
 
-    Arguments are those of `measure`. `state` is `evidence["state"]` of the decision before, plain JSON; without it
-    the call is a check by itself. Losses are looked at as far as they are given: pass all labelled rows since the
-    promotion, not only those since the last call.
+    Arguments are those of `measure`. `state` is `evidence["state"]` of the decision before, plain JSON, or {} for the
+    first of many: with it the budget is divided among the checks of its period. Without it the call is a check by
+    itself. Losses are looked at as far as they are given: pass all labelled rows since the promotion, not only those
+    since the last call.
 
     >>> import pandas as pd
     >>> recent = pd.DataFrame({"x": [1.0, 2.0]})
@@ -565,11 +586,12 @@ def should_retrain(
     if len(recent) < config.min_rows:
         _baseline(baseline_metrics)
         return decide(Evidence(reference_rows=_rows(reference), recent_rows=len(recent)), config, state=state)
+    level = config.budget if state is None else None  # a check by itself is no one of many in a month
     found = measure(
         reference, recent, predictions, actuals, baseline_metrics, ref_losses=ref_losses, times=times, groups=groups,
         importances=importances, score=score, target=target, config=config,
     )  # fmt: skip
-    return decide(found, config, state=state)
+    return decide(found, config, level=level, state=state)
 
 
 def _rows(reference: Profile | pd.DataFrame) -> int:
@@ -633,7 +655,7 @@ def _what_changed(found: Evidence) -> str:
     if rise is not None and rise.insufficient:
         loss = f"; about losses nothing can be said yet: {rise.insufficient}"
     elif rise is not None and "after" in rise.detail:
-        loss = f"; the {rise.detail['loss']} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g}"
+        loss = f"; the {_spoken(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g}"
     looked = f"{plural(len(found.signals), 'comparison')} on {plural(found.recent_rows, 'recent row')}"
     return f"nothing changed beyond chance in {looked}{loss}"
 
@@ -646,9 +668,14 @@ def _of_performance(one: Signal, found: Evidence) -> str:
     since = f", since {found.changed_at[:10]}" if found.changed_at else ""
     guess = "; worse than always giving the same answer" if detail.get("worse_than_guessing") else ""
     return (
-        f"the {detail['loss']} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
+        f"the {_spoken(detail['loss'])} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
         f" {detail['after']:.3g} on {plural(int(detail['window']), 'labelled row')}{since}){guess}"
     )
+
+
+def _spoken(loss: str) -> str:
+    """Return what the mean of a loss is called; a score that is no such mean goes by its name."""
+    return _LOSS_WORDS[Loss(loss)] if loss in set(Loss) else loss
 
 
 def _per_cent(share: float) -> str:

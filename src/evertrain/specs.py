@@ -761,16 +761,17 @@ class Drift:
             "seed" is the plain rules of older scripts, with their false alarms.
         severity: the least severity that retrains.
         min_confidence: per cent, likewise.
-        budget: chance of a false alarm in one `period` in which nothing changes.
+        budget, period: chance of a false alarm in one period in which nothing changes, and how long a period is.
         label_delay: how long after a prediction its actual is there; None is learnt from the actuals.
-        window: how far back the recent rows go; None is as far as the last promotion.
+        window: age of the rows whose columns count as recent, at least the newest `min_rows`; losses are looked at as
+            far back as the last promotion.
         max_rows: newest rows of a partition that one check looks at.
         min_rows: rows, and labelled rows, without which nothing is said about them.
         joint: also look at columns together: "pca", "classifier" or both.
         correction: of many signals: "bh" bounds the share of false ones, "holm" the chance of any.
         error_increase: rise of the mean loss that counts, a share of its baseline.
         outlier_increase, missing_increase, new_values: rises of shares of rows that count.
-        p_value, outlier_share, r2_drop, rmse_increase: of profile "seed" alone.
+        p_value, outlier_share, r2_drop, rmse_increase: what counts under profile "seed", and nowhere else.
     """
 
     every: Duration = timedelta(hours=24)
@@ -780,7 +781,7 @@ class Drift:
     budget: Share = 0.05
     period: Duration = timedelta(days=30)
     label_delay: Duration | None = None
-    window: Duration | None = None
+    window: Duration = timedelta(days=7)
     max_rows: Positive = 100_000
     min_rows: Positive = 100
     joint: tuple[Literal["pca", "classifier"], ...] = ()
@@ -798,7 +799,7 @@ class Drift:
     def __post_init__(self) -> None:
         if not 0 < self.budget < 1:
             raise ConfigError("Drift.budget", self.budget, "a share above 0 and below 1, e.g. '5%'")
-        for name in ("every", "period"):
+        for name in ("every", "period", "window"):
             if not getattr(self, name):
                 raise ConfigError(f"Drift.{name}", format_duration(getattr(self, name)), "longer than nothing")
         if self.every > self.period:
@@ -1092,11 +1093,15 @@ class Retention:
         fits: newest fits of each partition.
         days: every fit younger than this many days.
         events_days: age of the log, in days.
+        observations_days: age of logged predictions, in days.
+        observations: logged predictions of each model; beyond it a uniform sample is kept, and says so.
     """
 
     fits: Positive = 5
     days: Annotated[int, Field(ge=0)] = 7
     events_days: Positive = 90
+    observations_days: Positive = 90
+    observations: Positive = 1_000_000
 
 
 @spec

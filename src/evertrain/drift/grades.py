@@ -102,7 +102,12 @@ def check_level(config: Drift, new_share: float = 1.0) -> float:
 
 
 def grade(
-    found: Evidence, config: Drift, *, level: float | None = None, fleet: Mapping[Family, float] | None = None
+    found: Evidence,
+    config: Drift,
+    *,
+    level: float | None = None,
+    new_share: float = 1.0,
+    fleet: Mapping[Family, float] | None = None,
 ) -> Evidence:
     """Return the evidence with every signal graded and its p corrected: for its family, the budget and the fleet.
 
@@ -110,20 +115,28 @@ def grade(
     the budget once, the others once per look.
 
     Args:
-        level: of this check, see `check_level`.
+        level: chance of a false alarm that this check may have; None is what the budget leaves it. It is divided among
+            the families that were tested.
+        new_share: see `check_level`. Losses are looked at as far back as the promotion, and their newest windows are
+            wholly new at every look: for them nothing is discounted.
         fleet: factor on the p of each family, see `fleet_factors`.
     """
     if config.profile == SEED:
         return found
-    level = check_level(config) if level is None else level
+    tested = {one.family for one in found.signals if one.p is not None}
+    shares = {family: SPLIT[family] / sum(SPLIT[one] for one in tested) for family in tested}
     graded: dict[int, Signal] = {}
     for family in Family:
         places = [i for i, one in enumerate(found.signals) if one.family is family and one.p is not None]
         corrected = adjust([found.signals[i].p or 0.0 for i in places], config.correction)
         for i, p in zip(places, corrected, strict=True):
             one = found.signals[i]
-            spent = config.budget if one.kind == "e_process" else level
-            scaled = min(1.0, p * (fleet or {}).get(family, 1.0) * 0.05 / (spent * SPLIT[family]))
+            spent = level
+            if one.kind == "e_process":
+                spent = config.budget
+            elif spent is None:
+                spent = check_level(config, 1.0 if family is Family.PERFORMANCE else new_share)
+            scaled = min(1.0, p * (fleet or {}).get(family, 1.0) * (0.05 / (spent * shares[family])))
             graded[i] = replace(one, p_adjusted=scaled, grade=_grade(scaled, one))
     signals = tuple(graded.get(i, one) for i, one in enumerate(found.signals))
     return replace(found, signals=tuple(replace(one, grade=3) if one.stop else one for one in signals))
