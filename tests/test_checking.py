@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -22,7 +23,8 @@ from .test_cli import PROGRAM, Shell, shell
 
 __all__ = ["shell"]
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "drift_scripts"
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "drift_scripts"
 FIELDS = ["triggered", "drift_type", "severity", "confidence", "reason", "action", "signals"]
 
 
@@ -43,6 +45,14 @@ def files(tmp_path, monkeypatch) -> Path:
         np.save(f"{name}_predictions.npy", (3 * recent["x"] + recent["z"]).to_numpy())
         np.save(f"{name}_actuals.npy", recent["y"].to_numpy())
     return tmp_path
+
+
+def numbered(*names: str) -> None:
+    """Give every row of these files a key of its own."""
+    for place, name in enumerate(names):
+        frame = pd.read_csv(f"{name}.csv")
+        frame.insert(0, "id", range(10_000 * place, 10_000 * place + len(frame)))
+        frame.to_csv(f"{name}.csv", index=False)
 
 
 def checking(name: str, *more: str) -> list[str]:
@@ -235,10 +245,7 @@ triggers = [{every = "1d", kind = "drift"}]
 def test_a_model_of_the_project_is_checked_by_name(shell: Shell, files):
     """As the loop does every day: people read lines, a program JSON with the fields of the other check."""
     (files / "evertrain.toml").write_text(LIVE)
-    for name, first in (("train", 0), ("changed", 10_000)):
-        frame = pd.read_csv(f"{name}.csv")
-        frame.insert(0, "id", range(first, first + len(frame)))
-        frame.to_csv(f"{name}.csv", index=False)
+    numbered("train", "changed")
     shell.ok("ingest", "sales", "train.csv")
     shell.ok("trigger", "line")
     quiet = shell.ok("check", "line")
@@ -334,10 +341,7 @@ def shop(files, monkeypatch) -> Path:
     shutil.copy(TOYS, files / "toys.py")
     monkeypatch.syspath_prepend(str(files))
     (files / "evertrain.toml").write_text(DATASET)
-    for name, first in (("train", 0), ("steady", 10_000), ("changed", 20_000)):
-        frame = pd.read_csv(f"{name}.csv")
-        frame.insert(0, "id", range(first, first + len(frame)))
-        frame.to_csv(f"{name}.csv", index=False)
+    numbered("train", "steady", "changed")
     return files
 
 
@@ -418,6 +422,59 @@ def test_recent_rows_of_another_shape_are_refused(shell: Shell, shop):
         answer = shell(*executing(name))
         assert (answer.code, answer.out) == (2, ""), answer
         assert named in answer.err
+
+
+# --- the page ---------------------------------------------------------------------------------------------------
+
+
+def typed_in(heading: str) -> list[str]:
+    """Return the commands of a section of the how-to pages."""
+    text = (ROOT / "docs" / "howto.md").read_text()
+    section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\$ evertrain (.+)$", section, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_commands_against_too_many_alarms_or_none_run_as_the_page_has_them(shell: Shell, files):
+    """S3-18, S3-20: look, observe, adjust, validate, optimise."""
+    (files / "evertrain.toml").write_text(
+        LIVE.replace("models.line", "models.sales")
+        .replace("sources.sales", "sources.rows")
+        .replace('"sales"', '"rows"')
+    )
+    for name, first in (("train", 0), ("changed", 10_000)):
+        frame = pd.read_csv(f"{name}.csv")
+        frame.insert(0, "id", range(first, first + len(frame)))
+        frame.to_csv(f"{name}.csv", index=False)
+    shell.ok("ingest", "rows", "train.csv")
+    shell.ok("trigger", "sales")
+    shell.ok("ingest", "sales", "changed.csv")
+
+    commands = typed_in("Too many alarms, or none")
+    said = {one: shell.ok(*shlex.split(one)) for one in commands}
+
+    assert [one.split()[0] for one in commands] == [
+        "check", "why", "config", "why", "what-if", "what-if", "config", "history", "schedule",
+    ]  # fmt: skip
+    assert "retrain now" in said["check sales"].out
+    assert (files / "report.html").exists()
+    assert "1 would have fired; 1 do" in said[commands[4]].out
+
+
+def test_the_commands_about_two_files_run_as_the_page_has_them(shell: Shell, files):
+    """S3-11"""
+    for name in ("train", "changed"):
+        frame = pd.read_csv(f"{name}.csv").rename(columns={"y": "price"})
+        frame.to_csv(f"{'recent' if name == 'changed' else name}.csv", index=False)
+    for name in ("predictions", "actuals"):
+        shutil.copy(f"changed_{name}.npy", f"{name}.npy")
+
+    said = [
+        shell.ok(*shlex.split(one)).json for one in typed_in("Ask of two files whether a model should be retrained")
+    ]
+
+    assert [one["triggered"] for one in said] == [False, True]
+    assert (files / "report.html").exists()
 
 
 # --- the example ------------------------------------------------------------------------------------------------
