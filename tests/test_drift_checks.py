@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evertrain import max_age, on_drift
+from evertrain import max_age, on_drift, on_score_drop
 from evertrain.control import tell
 from evertrain.errors import ConfigError, NoModelYet
 
@@ -244,6 +244,19 @@ def test_what_if_decides_stored_checks_anew(world):
     assert found.project.what_if("minutes").fired_now == 0
     assert found.project.what_if("minutes", severity="low").fired_then > 0
     assert found.runs() == ["declaration"]
+
+
+def test_live_accuracy_is_what_was_logged_against_the_promotion(world):
+    """S1-14, S2-09: recent predictions and their actuals give the drop; 15 % of the score at promotion asks for training."""
+    found = world(triggers=[on_score_drop("15%")]).begin()
+    found.live(2, keep=False)
+    steady = next(one for one in found.why()["decisions"] if one["rule"] == "score_drop")
+    assert (steady["fired"], steady["code"]) == (False, "steady")
+    found.live(3, slow=["Pilar"])
+    assert "score_drop" in found.runs()
+    with found.project.opened.store.read() as tx:
+        said = tx.value("SELECT reason FROM decisions WHERE rule = 'score_drop' AND fired = 1")
+    assert said.startswith("r2 fell from 0.9")
 
 
 def test_labels_of_text_are_watched_like_numbers(make, clock):
