@@ -359,6 +359,20 @@ def test_execute_uses_the_only_model_of_the_project_and_merges_recent_rows_into_
         assert database.execute("SELECT added FROM batches ORDER BY id").fetchall() == [(1500,), (400,)]
 
 
+def test_rows_merged_a_moment_ago_count_as_news(shell: Shell, shop):
+    """What is in the dataset only since this call is trained on; the same rows again are not."""
+    shell.ok("ingest", "sales", "train.csv")
+    first, again = (shell.ok(*executing("changed", "--set", "severity=low")).json for _ in range(2))
+
+    assert (first["triggered"], first["check"]["drift_type"]) == (True, "concept_drift")
+    assert first["outcome"] in ("promoted", "refused")
+    assert first["run"] is not None
+    if first["outcome"] == "promoted":
+        assert again["outcome"] == "not_needed"
+    with closing(sqlite3.connect("evertrain.db")) as database:
+        assert database.execute("SELECT max(rows) FROM model_retraining_events").fetchone() == (1900,)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
