@@ -16,7 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+
+from evertrain import Estimator
+from evertrain.control import execute
+from evertrain.drift.signal import DriftType
+from evertrain.specs import Cause, ModelSpec
+from evertrain.triggers import Decision
 
 from .conftest import TOYS
 from .test_cli import PROGRAM, Shell, shell
@@ -315,6 +322,27 @@ def test_no_version_learns_a_row_of_the_hold_out_whatever_file_it_comes_in(shell
     assert 0.1 < len(held["1.1.0"]) / len(changed) < 0.3
     assert set(held["1.1.0"][keys]) < set(given[keys])
     assert set(held["1.1.0"][keys]) & set(later[keys]) == set()
+
+
+def test_old_and_new_are_compared_on_held_recent_rows_and_no_others():
+    """A row is recent where it stands in both files; what is held of the old ones is neither learnt nor compared on."""
+    spec = ModelSpec("m", "rows", "y", Estimator("sklearn.linear_model:Ridge"), features=("x", "z"))
+    recent = rows(2, 400)
+    old = execute._prepared(pl.from_pandas(pd.concat([rows(1, 1500), recent.head(50)])), spec, "the reference")
+    new = execute._prepared(pl.from_pandas(recent), spec, "the recent file", old.frame)
+    shifted, worse = (
+        Decision(Cause.DRIFT, "drift", True, "", "", drift_type=one) for one in (DriftType.DATA, DriftType.CONCEPT)
+    )
+
+    (both,) = execute._candidates(old, new, shifted, 100)
+    alone, after = execute._candidates(old, new, worse, 100)
+
+    assert len(both.frame) == 400 + int((~old.held).sum()) - int((~new.held[:50]).sum())
+    assert both.frame["evertrain_row"].is_unique().all()
+    assert both.frame.filter(pl.Series(both.held)).equals(new.frame.filter(pl.Series(new.held)))
+    assert alone.frame.equals(new.frame)
+    assert after.frame.equals(both.frame)
+    assert len(execute._candidates(old, new, worse, 401)) == 1
 
 
 DATASET = """
