@@ -16,7 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+
+from evertrain import Estimator
+from evertrain.control import execute
+from evertrain.drift.signal import DriftType
+from evertrain.specs import Cause, ModelSpec
+from evertrain.triggers import Decision
 
 from .conftest import TOYS
 from .test_cli import PROGRAM, Shell, shell
@@ -317,6 +324,27 @@ def test_no_version_learns_a_row_of_the_hold_out_whatever_file_it_comes_in(shell
     assert set(held["1.1.0"][keys]) & set(later[keys]) == set()
 
 
+def test_old_and_new_are_compared_on_held_recent_rows_and_no_others():
+    """A row is recent where it stands in both files; what is held of the old ones is neither learnt nor compared on."""
+    spec = ModelSpec("m", "rows", "y", Estimator("sklearn.linear_model:Ridge"), features=("x", "z"))
+    recent = rows(2, 400)
+    old = execute._prepared(pl.from_pandas(pd.concat([rows(1, 1500), recent.head(50)])), spec, "the reference")
+    new = execute._prepared(pl.from_pandas(recent), spec, "the recent file", old.frame)
+    shifted, worse = (
+        Decision(Cause.DRIFT, "drift", True, "", "", drift_type=one) for one in (DriftType.DATA, DriftType.CONCEPT)
+    )
+
+    (both,) = execute._candidates(old, new, shifted, 100)
+    alone, after = execute._candidates(old, new, worse, 100)
+
+    assert len(both.frame) == 400 + int((~old.held).sum()) - int((~new.held[:50]).sum())
+    assert both.frame["evertrain_row"].is_unique().all()
+    assert both.frame.filter(pl.Series(both.held)).equals(new.frame.filter(pl.Series(new.held)))
+    assert alone.frame.equals(new.frame)
+    assert after.frame.equals(both.frame)
+    assert len(execute._candidates(old, new, worse, 401)) == 1
+
+
 DATASET = """
 name = "shop"
 executor = "inline"
@@ -357,6 +385,20 @@ def test_execute_uses_the_only_model_of_the_project_and_merges_recent_rows_into_
     assert forced["scores"]["challenger"].keys() == {"r2", "rmse"}
     with closing(sqlite3.connect("evertrain.db")) as database:
         assert database.execute("SELECT added FROM batches ORDER BY id").fetchall() == [(1500,), (400,)]
+
+
+def test_rows_merged_a_moment_ago_count_as_news(shell: Shell, shop):
+    """What is in the dataset only since this call is trained on; the same rows again are not."""
+    shell.ok("ingest", "sales", "train.csv")
+    first, again = (shell.ok(*executing("changed", "--set", "severity=low")).json for _ in range(2))
+
+    assert (first["triggered"], first["check"]["drift_type"]) == (True, "concept_drift")
+    assert first["outcome"] in ("promoted", "refused")
+    assert first["run"] is not None
+    if first["outcome"] == "promoted":
+        assert again["outcome"] == "not_needed"
+    with closing(sqlite3.connect("evertrain.db")) as database:
+        assert database.execute("SELECT max(rows) FROM model_retraining_events").fetchone() == (1900,)
 
 
 @pytest.mark.parametrize(
