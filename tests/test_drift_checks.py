@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evertrain import max_age, on_drift
+from evertrain import max_age, on_drift, on_score_drop
 from evertrain.control import tell
 from evertrain.errors import ConfigError, NoModelYet
 
@@ -63,24 +63,17 @@ class World:
                 self.log(frame)
             self.clock.advance(days=1)
             if logged:
-                self.project.opened.observations().actuals("minutes", self.ids(frame), frame.minutes.tolist())
+                self.tell(frame)
             if keep:
                 self.rows.ingest(frame)
             self.project.refresh()
 
     def log(self, frame):
-        answer = self.project.predictor("minutes").answer(frame)
-        keys = None
-        if self.project.spec.models["minutes"].partition_by:
-            keys = [f'{{"town":"{town}"}}' for town in frame.town]
-        self.project.opened.observations().observe(
-            "minutes", frame[FEATURES], predicted=answer.values.tolist(), ids=self.ids(frame), keys=keys,
-            times=list(frame["at"]),
-        )  # fmt: skip
+        answered = frame.assign(prediction=self.project.predictor("minutes").predict(frame)).drop(columns="minutes")
+        self.project.observe("minutes", answered, id="id", time="at")
 
-    @staticmethod
-    def ids(frame):
-        return [str(one) for one in frame.id]
+    def tell(self, frame):
+        self.project.actuals("minutes", frame[["id", "minutes"]])
 
     def why(self, key=None):
         return tell.why(self.project.opened, "minutes", key)
@@ -196,7 +189,7 @@ def test_actuals_that_come_fast_are_not_judged_before_the_others(world):
     frame = found.day(slow=["Pilar"])
     found.log(frame)
     late = frame[frame.minutes > frame.minutes.median()]
-    found.project.opened.observations().actuals("minutes", found.ids(late), late.minutes.tolist())
+    found.tell(late)
     found.clock.advance(days=1)
     found.project.refresh()
     assert found.why()["drift"]["evidence"]["labelled_rows"] == 60  # of the day before yesterday, and no other
@@ -225,7 +218,7 @@ def test_a_champion_from_before_drift_was_watched_says_so(world, make, clock):
 def test_a_person_can_check_at_once_and_nothing_is_trained(world):
     found = world().begin()
     found.log(frame := found.day(slow=["Pilar"], each=140))
-    found.project.opened.observations().actuals("minutes", found.ids(frame), frame.minutes.tolist())
+    found.tell(frame)
     found.clock.advance(days=2)
     report = found.project.check("minutes")
     assert report.decision.fired
@@ -251,6 +244,19 @@ def test_what_if_decides_stored_checks_anew(world):
     assert found.project.what_if("minutes").fired_now == 0
     assert found.project.what_if("minutes", severity="low").fired_then > 0
     assert found.runs() == ["declaration"]
+
+
+def test_live_accuracy_is_what_was_logged_against_the_promotion(world):
+    """S1-14, S2-09: recent predictions and their actuals give the drop; 15 % of the score at promotion asks for training."""
+    found = world(triggers=[on_score_drop("15%")]).begin()
+    found.live(2, keep=False)
+    steady = next(one for one in found.why()["decisions"] if one["rule"] == "score_drop")
+    assert (steady["fired"], steady["code"]) == (False, "steady")
+    found.live(3, slow=["Pilar"])
+    assert "score_drop" in found.runs()
+    with found.project.opened.store.read() as tx:
+        said = tx.value("SELECT reason FROM decisions WHERE rule = 'score_drop' AND fired = 1")
+    assert said.startswith("r2 fell from 0.9")
 
 
 def test_labels_of_text_are_watched_like_numbers(make, clock):

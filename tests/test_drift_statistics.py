@@ -307,3 +307,12 @@ def test_the_robust_spread_is_not_masked_by_outliers():
 def test_the_robust_spread_of_mostly_equal_values_is_not_there():
     assert np.isnan(s.robust_spread(0.0, 0.0))
     close(s.robust_spread(0.0, 1.349), 1.0)
+
+
+@pytest.mark.parametrize(("levels", "n", "m"), [(5, 1000, 100), (50, 1000, 200), (1000, 1000, 1000), (2000, 500, 250)])
+def test_the_noise_of_levels_is_known_however_rare_they_are(levels, n, m):
+    random, shares = np.random.default_rng(14), 1 / np.arange(1, levels + 1)
+    shares /= shares.sum()
+    drawn = [[random.multinomial(size, shares) * 1.0 for size in (n, m)] for _ in range(200)]
+    found = [distance - noise for distance, noise in (s.total_variation(*both) for both in drawn)]
+    assert abs(np.mean(found)) < 0.005

@@ -134,7 +134,7 @@ def test_losses_are_looked_at_in_the_order_of_time():
 
 
 def test_the_same_errors_on_less_varied_targets_are_no_drop():
-    """S3-04, A-13: the plain r2 of these rows is under 0.6, and nothing about the model changed."""
+    """S3-04: the plain r2 of these rows is under 0.6, and nothing about the model changed."""
     rng = np.random.default_rng(0)
     predictions = rng.normal(size=800) * 0.3
     actuals = predictions + 0.35 * rng.normal(size=800)
@@ -169,12 +169,35 @@ def test_a_baseline_in_other_words_is_understood_and_an_unknown_one_refused():
             should_retrain(table(0), table(1, 500), predictions, actuals, {"r2": bad})
 
 
+@pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "precision", "recall"])
+def test_a_baseline_that_is_no_mean_of_row_losses_is_judged_too(name):
+    def check(share):
+        return should_retrain(table(0), table(1, 600), *wrong(rows=600, share=share), {name: 0.9}, config=ONCE)
+
+    assert check(0.1).severity == "none"
+    worse = check(0.3)
+    assert worse.triggered
+    assert worse.reason.startswith(f"the gap of {name} to 1 rose by ")
+
+
+def test_an_r2_or_a_percentage_error_alone_is_judged():
+    predictions, actuals = answers(rows=600)
+    worse, truth = answers(rows=600, rmse=0.7)
+    for name in ("r2", "wape"):
+        baseline = {name: evertrain.scores.compute(name, actuals, predictions)}
+        assert should_retrain(table(0), table(1, 600), predictions, actuals, baseline).severity == "none"
+        assert should_retrain(table(0), table(1, 600), worse, truth, baseline).triggered
+
+
 def test_what_a_baseline_cannot_be_judged_by_is_said():
     predictions, actuals = wrong()
-    found = measure(table(0), table(1, 500), predictions, actuals, {"f1": 0.8})
-    assert found.loss_rise is None
-    assert any("f1" in note for note in found.notes)
-    assert any("nothing to compare losses with" in note for note in found.notes)
+    undefined = should_retrain(table(0), table(1, 500), predictions, actuals, {"roc_auc": 0.8})
+    assert "the score of the baseline is not defined on the recent rows" in undefined.reason
+    unused = measure(table(0), table(1, 500), predictions, actuals, {"f1": 0.8, "accuracy": 0.9})
+    assert unused.notes == ("not judged by the baseline's f1",)
+    without = measure(table(0), table(1, 500), predictions, actuals)
+    assert without.loss_rise is None
+    assert any("nothing to compare losses with" in note for note in without.notes)
 
 
 def test_a_model_worse_than_always_giving_the_same_answer_is_critical():
@@ -390,6 +413,18 @@ def test_a_round_of_many_partitions_keeps_its_false_alarms_few():
     both = decide_all({"Graz": FOUND, **quiet}, Drift())
     assert both["Graz"].triggered
     assert not any(both[name].triggered for name in quiet)
+
+
+def test_the_reason_says_how_much_of_the_model_has_moved():
+    found = should_retrain(table(0), table(1, shift=0.6), importances={"a": 3, "b": 1})
+    assert "shifted: a (75 % of what the model relies on)" in found.reason
+    profile = Profile.of(table(0))
+    assert "(60 % of" in should_retrain(profile, table(1, shift=0.6), importances={"a": 3, "b": 2}).reason
+
+
+def test_profile_seed_says_what_its_rules_would_need():
+    found = should_retrain(table(0), table(0), config=Drift(profile="seed", severity="critical"))
+    assert found.evidence["needs"] == "severity critical: a rule at four times its limit"
 
 
 def test_profile_seed_warns_that_it_alarms_often():

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from evertrain import DataError, UnknownName
 from evertrain.clock import ManualClock
 from evertrain.errors import StoreError
-from evertrain.observations import WHOLE, Observations, Recorder
-from evertrain.partitions import KeyText
+from evertrain.observations import Observations, Recorder
+from evertrain.partitions import WHOLE, KeyText
 
 from .conftest import line_model, write_rows
 from .test_cli import Shell, shell
@@ -79,7 +79,7 @@ CALLS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(calls=CALLS, seed=st.randoms(use_true_random=False))
 def test_the_same_calls_in_any_order_and_twice_leave_the_same_table(tmp_path_factory, calls, seed):
     folder = tmp_path_factory.mktemp("order")
@@ -535,12 +535,17 @@ def test_a_killed_writer_loses_at_most_its_last_batch_and_damages_nothing(tmp_pa
 
 
 @pytest.fixture
-def project(make, folder):
+def declared(make, folder):
     write_rows(folder / "rows.csv", towns=2)
     made = make()
     line_model(made, partition_by="town", min_samples=5)
-    made.refresh()
     return made
+
+
+@pytest.fixture
+def project(declared):
+    declared.refresh()
+    return declared
 
 
 def test_a_predictor_keeps_what_it_answers(project):
@@ -649,25 +654,25 @@ def test_a_recorder_that_is_closed_counts_what_comes_later(log):
 # --- from Python and the command line ---------------------------------------------------------------------------
 
 
-def test_features_predictions_and_actuals_come_in_one_frame(project):
+def test_features_predictions_and_actuals_come_in_one_frame(declared):
     frame = pl.DataFrame({"town": ["T00", "T01"], "x": [1.0, 2.0], "y": [2.0, None], "prediction": [2.5, 4.0]})
 
-    noted = project.observe("line", frame)
+    noted = declared.observe("line", frame)
 
     assert (noted.new, noted.actuals.matched, noted.actuals.missing) == (2, 1, 1)
-    assert project.opened.observations().window("line").features.columns == ["x"]
+    assert declared.opened.observations().window("line").features.columns == ["x"]
 
 
-def test_predictions_and_actuals_come_as_npy_files(project, folder):
+def test_predictions_and_actuals_come_as_npy_files(declared, folder):
     """S3-11"""
     np.save(folder / "predictions.npy", np.arange(60.0))
     np.save(folder / "actuals.npy", np.arange(60.0) + 1)
 
-    noted = project.observe(
+    noted = declared.observe(
         "line", folder / "rows.csv", predictions=folder / "predictions.npy", actuals=str(folder / "actuals.npy")
     )
 
-    window = project.opened.observations().window("line")
+    window = declared.opened.observations().window("line")
     assert (noted.new, noted.actuals.matched) == (60, 60)
     assert sorted(window.actual - window.predicted) == [1.0] * 60
 
@@ -695,11 +700,11 @@ def _huge(path: Path) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_an_npy_file_that_is_none_is_refused_and_never_unpickled(project, folder, write, said):
+def test_an_npy_file_that_is_none_is_refused_and_never_unpickled(declared, folder, write, said):
     """S3-11"""
     write(folder / "p.npy")
     with pytest.raises(DataError, match=said):
-        project.observe("line", folder / "rows.csv", predictions=folder / "p.npy")
+        declared.observe("line", folder / "rows.csv", predictions=folder / "p.npy")
 
 
 @pytest.mark.parametrize(
@@ -713,18 +718,18 @@ def test_an_npy_file_that_is_none_is_refused_and_never_unpickled(project, folder
         ("line", None, DataError, "the rows are NoneType"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_named(project, model, rows, error, said):
+def test_what_is_missing_is_named(declared, model, rows, error, said):
     with pytest.raises(error, match=said):
-        project.observe(model, rows)
+        declared.observe(model, rows)
 
 
-def test_ids_of_a_file_stay_the_texts_they_are(project, folder):
+def test_ids_of_a_file_stay_the_texts_they_are(declared, folder):
     (folder / "p.csv").write_text("id,town,x,prediction\n007,T00,1,1\n7,T00,1,2\n")
     (folder / "a.csv").write_text("id,actual\n007,5\n")
-    project.observe("line", folder / "p.csv", id="id")
+    declared.observe("line", folder / "p.csv", id="id")
 
-    assert project.actuals("line", folder / "a.csv").matched == 1
-    window = project.opened.observations().window("line")
+    assert declared.actuals("line", folder / "a.csv").matched == 1
+    window = declared.opened.observations().window("line")
     assert dict(zip(window.ids, window.has_actual.tolist(), strict=True)) == {"007": True, "7": False}
 
 

@@ -170,6 +170,8 @@ def measure(
         profile = reference
         if isinstance(profile, pd.DataFrame):
             profile = Profile.of(profile, weights=importances, exact=True, joint=bool(config.joint))
+        elif importances is not None:
+            profile = replace(profile, weights={name: max(0.0, value) for name, value in importances.items()})
         ref_rows = profile.rows
         ref_losses = profile.losses if ref_losses is None and len(profile.losses) else ref_losses
         if len(rows):
@@ -227,7 +229,7 @@ def _with_losses(
     order = np.arange(live.size) if moments is None else np.argsort(moments, kind="stable")
     live, grouped = live[order], None if groups is None else np.asarray(groups)[order]
     before = scans.finite(ref_losses if ref_losses is not None else [], "reference losses")
-    result, kind, unit = scans.Scan(), "loss_scan", how.loss
+    result, kind, unit, words = scans.Scan(), "loss_scan", how.loss, ""
     signals = list(found.signals)
     if before.size:
         result = scans.scan(before, live, groups=grouped)
@@ -240,15 +242,20 @@ def _with_losses(
             name = next(one.name for one in scores.SCORES.values() if one.loss is unit)
             live = scores.losses(name, actual, predicted, **chances)[order]
         result, kind = scans.rise_over(value, found.reference_rows, live, groups=grouped), "baseline"
+    elif other := [name for name in baseline if scores.get(name).task == how.task]:
+        kept = order[usable[order]]
+        result, words = _fallen(other[0], baseline[other[0]], found.reference_rows, actual[kept], predicted[kept])
+        kind = "baseline"
     else:
         notes.append("there is nothing to compare losses with: give reference losses, or baseline scores")
         return replace(found, labelled_rows=count, notes=tuple(notes))
     if config.profile == grades.SEED:
         signals += seed.performance(_of_losses(baseline, how, before), _scores_now(actual, predicted, usable), config)
     else:
-        guessing = _guessing(unit, actual[usable], result, baseline)
-        signals.append(_loss_signal(result, kind, unit, count, config, baseline, worse_than_guessing=guessing))
-    if signals and signals[-1].family is Family.PERFORMANCE:
+        guessing = not words and _guessing(unit, actual[usable], result, baseline)
+        loss = words or unit.value
+        signals.append(_loss_signal(result, kind, loss, count, config, baseline, worse_than_guessing=guessing))
+    if not words and signals and signals[-1].family is Family.PERFORMANCE:  # rows have no losses of another score
         stamps = None if moments is None else moments[order]
         series, change = blocks(live, stamps, None if result.problem else result.at)
         known_mean = {} if result.problem else {"before": result.before}
@@ -271,7 +278,7 @@ def _with_losses(
 def _loss_signal(
     found: Scan,
     kind: str,
-    unit: Loss,
+    words: str,
     count: int,
     config: Drift,
     baseline: Mapping[str, float],
@@ -284,12 +291,12 @@ def _loss_signal(
     if not problem and count < config.min_rows:
         problem = f"{plural(count, 'labelled row')}, the check needs {config.min_rows}"
     detail = {name: value for name, value in asdict(found).items() if name not in ("p", "problem")}
-    if kind == "baseline" and unit is Loss.SQUARED and "r2" in baseline and not problem:
+    if kind == "baseline" and words == Loss.SQUARED and "r2" in baseline and not problem:
         detail["r2"] = fixed_r2(found.after, baseline["r2"], baseline["rmse"])
     return Signal(
         "loss", Family.PERFORMANCE, kind, None if problem else found.p, max(0.0, found.ratio), config.error_increase,
         "of the baseline loss", found.reference / found.memory, found.live / found.memory, insufficient=problem,
-        detail={**detail, "loss": unit.value, "worse_than_guessing": worse_than_guessing},
+        detail={**detail, "loss": words, "worse_than_guessing": worse_than_guessing},
     )  # fmt: skip
 
 
@@ -307,12 +314,28 @@ def _mean_loss(how: Score, baseline: Mapping[str, float], notes: list[str]) -> t
     """Return what the baseline says about the mean loss of a row: in which loss, and how much."""
     names = ["accuracy", "log_loss"] if how.task == "classification" else ["rmse", "mae"]
     names = sorted((one for one in names if one in baseline), key=lambda one: scores.get(one).loss is not how.loss)
+    if not names:
+        return None
     unused = sorted(set(baseline) - set(names[:1]) - ({"r2"} if names[:1] == ["rmse"] else set()))
     if unused:
         notes.append(f"not judged by the baseline's {', '.join(unused)}")
-    if not names:
-        return None
     return scores.get(names[0]).loss, _MEAN_LOSS[names[0]](baseline[names[0]])
+
+
+def _fallen(name: str, before: float, rows: int, actual: NDArray[Any], predicted: NDArray[Any]) -> tuple[Scan, str]:
+    """Return how far a score that is no mean of row losses is from its baseline, and what that distance is called."""
+    from evertrain.drift.losses import fell
+
+    higher = scores.get(name).higher_is_better
+
+    def score(left_out: slice | None) -> float:
+        kept = np.ones(actual.size, dtype=np.bool_)
+        if left_out is not None:
+            kept[left_out] = False
+        value = scores.compute(name, actual[kept], predicted[kept])
+        return 1 - value if higher else value
+
+    return fell(1 - before if higher else before, rows, score, actual.size), f"gap of {name} to 1" if higher else name
 
 
 def _guessing(unit: Loss, actual: NDArray[Any], found: Scan, baseline: Mapping[str, float]) -> bool:
@@ -490,11 +513,11 @@ def decide(
         code, reason = "fix_data", f"{reason}; fix the data, do not retrain on it: {block}"
         evidence["needs"] = "data like the reference's, or a loss that has risen"
     elif severity is Severity.NONE:
-        evidence["needs"] = _needs(graded, wanted)
+        evidence["needs"] = _needs(graded, wanted, literal)
     elif not severity.reaches(wanted):
         code = "mild"
         reason = f"{reason}; {severity.value}, retraining waits for {wanted.value}"
-        evidence["needs"] = _needs(graded, wanted)
+        evidence["needs"] = _needs(graded, wanted, literal)
     elif sure < config.min_confidence:
         code = "unsure"
         reason = (
@@ -592,8 +615,15 @@ def _blocked(found: Evidence, literal: bool) -> str:
     return ""
 
 
-def _needs(found: Evidence, wanted: Severity) -> str:
+def _needs(found: Evidence, wanted: Severity, literal: bool) -> str:
     """Return what would have to change for the check to fire."""
+    if literal:
+        rules = {
+            Severity.LOW: "one rule beyond its limit",
+            Severity.MEDIUM: "two rules beyond their limits",
+            Severity.HIGH: "a rise of the error beyond its limit, or any rule at twice its limit",
+        }
+        return f"severity {wanted.value}: {rules.get(wanted, 'a rule at four times its limit')}"
     rise = next((one for one in found.signals if one.family is Family.PERFORMANCE), None)
     if rise is None:
         return f"severity {wanted.value}: labelled rows whose loss has risen"
@@ -608,7 +638,9 @@ def _what_changed(found: Evidence) -> str:
     parts = [_of_performance(one, found) for one in found.signals if one.family is Family.PERFORMANCE and one.grade]
     by_size = sorted((one for one in found.signals if one.grade), key=lambda one: (-one.grade, -one.ratio))
     if shifted := _names(by_size, Family.DATA):
-        parts.append(f"shifted: {_some(shifted)}")
+        share = grades.moved_share(found.signals)
+        relied = f" ({_per_cent(share)} of what the model relies on)" if share is not None else ""
+        parts.append(f"shifted: {_some(shifted)}{relied}")
     if _names(by_size, Family.PREDICTION):
         parts.append("the predictions shifted")
     quality: dict[str, list[str]] = {}
@@ -623,8 +655,7 @@ def _what_changed(found: Evidence) -> str:
     if rise is not None and rise.insufficient:
         loss = f"; about losses nothing can be said yet: {rise.insufficient}"
     elif rise is not None and "after" in rise.detail:
-        words = _LOSS_WORDS[Loss(rise.detail["loss"])]
-        loss = f"; the {words} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g}"
+        loss = f"; the {_spoken(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g}"
     looked = f"{plural(len(found.signals), 'comparison')} on {plural(found.recent_rows, 'recent row')}"
     return f"nothing changed beyond chance in {looked}{loss}"
 
@@ -637,9 +668,14 @@ def _of_performance(one: Signal, found: Evidence) -> str:
     since = f", since {found.changed_at[:10]}" if found.changed_at else ""
     guess = "; worse than always giving the same answer" if detail.get("worse_than_guessing") else ""
     return (
-        f"the {_LOSS_WORDS[Loss(detail['loss'])]} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
+        f"the {_spoken(detail['loss'])} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
         f" {detail['after']:.3g} on {plural(int(detail['window']), 'labelled row')}{since}){guess}"
     )
+
+
+def _spoken(loss: str) -> str:
+    """Return what the mean of a loss is called; a score that is no such mean goes by its name."""
+    return _LOSS_WORDS[Loss(loss)] if loss in set(Loss) else loss
 
 
 def _per_cent(share: float) -> str:

@@ -67,8 +67,8 @@ class Loop:
 
     def _round(self) -> None:
         self.hands.step(0.1 if self.hands.busy else min(0.2, self.opened.settings.tick_s))
-        if self.memory.rounds and self.ticking:
-            tick.go_on(self.opened, self.hands, self.memory)
+        if self.memory.rounds and self.ticking and tick.go_on(self.opened, self.hands, self.memory):
+            return  # what was decided may be taken up at once
         hints = self._watcher.changed() if self._watcher else []
         if time.monotonic() - self._looked < self.opened.settings.tick_s and not hints:
             if not self.hands.busy:

@@ -452,15 +452,15 @@ def _seasons(x: Floats, rows: Ints, distinct: Ints, ticks: Ints | None) -> dict[
     periods = sorted(period for period in PERIODS if n >= 8 * period)
     if ticks is None or not periods:
         return {}
-    found = {}
+    found: dict[int, Floats] = {}
     newest = x[:, -_MEMORY:]
-    centred = np.nan_to_num(newest - np.nanmean(newest, axis=1, keepdims=True)) if rows.all() else None
-    if centred is None:
-        return {}
-    every = statistics.autocovariance(centred)
+    mean, _ = moments(newest, np.isfinite(newest).sum(axis=1))
+    centred = newest - mean[:, np.newaxis]
+    every = statistics.autocovariance(np.where(np.isnan(centred), 0.0, centred))
     correlations = every / np.maximum(every[:, :1], 1e-300)
-    for j in range(len(x)):
-        if distinct[j] > FEW and rows[j] >= 0.9 * n and (period := _period(correlations[j], periods)):
+    likely = (correlations[:, periods] > 0.3).any(axis=1) & (distinct > FEW) & (rows >= 0.9 * n)
+    for j in np.flatnonzero(likely).tolist():
+        if period := _period(correlations[j], periods):
             place = ticks % period
             known = np.isfinite(x[j])
             sizes = np.bincount(place[known], minlength=period)
