@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pty
@@ -520,6 +521,33 @@ def test_the_commands_about_two_files_run_as_the_page_has_them(shell: Shell, fil
 
 
 # --- the example ------------------------------------------------------------------------------------------------
+
+
+def test_the_old_class_answers_with_the_old_fields_by_the_old_thresholds(files, monkeypatch):
+    """S3-07, S3-08, S3-09, S3-10: defaults 0.05, 0.05 and 100; a baseline of scores of two tasks is no error."""
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    old = importlib.import_module("automatic_retraining").AutomaticRetrainingOrchestrator
+    random = np.random.default_rng(0)
+    reference, recent = pd.read_csv("train.csv"), pd.read_csv("steady.csv")
+    scores = {"r2": 0.85, "rmse": 0.35, "accuracy": 0.80}
+
+    trigger = old().should_retrain(reference, recent, random.normal(size=100), random.normal(size=100), scores)
+    few = old(min_samples_for_retraining=401).should_retrain(reference, recent)
+    stricter, permissive = (
+        old(0.03, 0.03, 200).config,
+        old(data_drift_threshold=0.10, performance_threshold=0.10).config,
+    )
+
+    assert trigger.triggered
+    assert trigger.drift_type.value in ("concept_drift", "performance_degradation")
+    assert str(trigger.severity) in ("high", "critical")
+    assert 1 <= trigger.confidence <= 99
+    assert "r2" in trigger.reason
+    assert few.reason.startswith("Insufficient samples: 400 < 401")
+    assert (old().config.p_value, old().config.r2_drop, old().config.min_rows) == (0.05, 0.05, 100)
+    assert (old().config.error_increase, old().config.rmse_increase) == (0.15, 0.10)
+    assert (stricter.p_value, stricter.r2_drop, stricter.min_rows) == (0.03, 0.03, 200)
+    assert (permissive.p_value, permissive.r2_drop) == (0.10, 0.10)
 
 
 @pytest.mark.slow
