@@ -132,6 +132,7 @@ def measure(
         importances: how much the model relies on each column, any scale.
         score: by whose losses rows are judged; None is accuracy, or r2 for numbers.
         target: the column that is predicted, where the tables have it: it is no input, and recent rows may lack it.
+            None is the one column that recent rows lack, where actuals are given.
         probabilities, classes: for scores that need them, see `scores.losses`.
 
     Raises:
@@ -147,13 +148,15 @@ def measure(
         raise DataError(f"recent rows are a {type(recent).__name__}; allowed: a pandas DataFrame")
     if not isinstance(reference, pd.DataFrame | Profile):
         raise DataError(f"the reference is a {type(reference).__name__}; allowed: a pandas DataFrame, a Profile")
-    if target is not None:
-        recent = recent.drop(columns=[target], errors="ignore")
-        reference = (
-            reference.drop(columns=[target], errors="ignore") if isinstance(reference, pd.DataFrame) else reference
-        )
     known_baseline = _baseline(baseline)
     notes: list[str] = []
+    if isinstance(reference, pd.DataFrame):
+        if target is None and actuals is not None and len(gone := reference.columns.difference(recent.columns)) == 1:
+            # A training table has its target, and actuals that come by themselves are where it went.
+            target = gone[0]
+            notes.append(f"{target!r} is taken as the target: recent rows lack it, and actuals were given")
+        reference = reference if target is None else reference.drop(columns=[target], errors="ignore")
+    recent = recent if target is None else recent.drop(columns=[target], errors="ignore")
     moments = _moments(times, len(recent))
     predicted = None if predictions is None else _values(predictions, "predictions")
     actual = None if actuals is None else _values(actuals, "actuals")
