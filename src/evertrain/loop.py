@@ -182,6 +182,7 @@ class Loop:
             registry.collect(tx, self.opened.artifacts, newest=keep.fits, days=keep.days, grace=_GRACE)
         with self.opened.store.write() as tx:
             evaluations.prune(tx, tx.now - timedelta(days=keep.events_days))
+        self.opened.observations().prune()
         for name, source in self.opened.project().sources.items():
             if isinstance(source, Dataset):
                 with self.opened.store.read() as tx:
