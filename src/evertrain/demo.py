@@ -28,7 +28,7 @@ from rich.text import Text
 
 from evertrain import Project, on_drift, registry
 from evertrain.cli.show import duration, quoted
-from evertrain.clock import ManualClock
+from evertrain.clock import ManualClock, SystemClock
 from evertrain.control import data, tell
 from evertrain.control.opened import Opened, open_project
 from evertrain.control.work import LOOP_ROLE, loop_alive
@@ -464,7 +464,7 @@ def _ninety_days(show: Play, number: int) -> None:
     show.screen.scene(
         number, f"{_DAYS} days of deliveries (generated) in seconds: a moved clock, a drift check every {_STEP} days."
     )
-    clock = ManualClock(wall=datetime.now(UTC) - timedelta(days=_DAYS + _KNOWN_DAYS))
+    clock = ManualClock(wall=SystemClock().now() - timedelta(days=_DAYS + _KNOWN_DAYS))
     project = Project("days", root=show.root / "days", executor="inline", clock=clock)
     deliveries = project.dataset("deliveries", key="id", time="at")
     project.model(

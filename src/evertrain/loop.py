@@ -182,7 +182,6 @@ class Loop:
             registry.collect(tx, self.opened.artifacts, newest=keep.fits, days=keep.days, grace=_GRACE)
         with self.opened.store.write() as tx:
             evaluations.prune(tx, tx.now - timedelta(days=keep.events_days))
-        self.opened.observations().prune()
         for name, source in self.opened.project().sources.items():
             if isinstance(source, Dataset):
                 with self.opened.store.read() as tx:
@@ -190,6 +189,7 @@ class Loop:
                 taken_in = [user.extract["version"] if user.extract else 0 for user in users]
                 datasets.compact(self.opened.store, name, source, newest=min(taken_in, default=2**62))
         self.opened.store.checkpoint()
+        self.opened.observations().prune()
 
     def close(self) -> None:
         """End in good order: give back what is held, free the role."""

@@ -18,6 +18,7 @@ from evertrain.control import accuracy, drift
 from evertrain.control.ask import plan_all
 from evertrain.control.opened import Opened, zone_of
 from evertrain.drift.signal import Severity
+from evertrain.errors import StoreError
 from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
 from evertrain.forecasting import parse_freq
@@ -267,7 +268,14 @@ def _score_logged(
         return set()
     with opened.store.read() as tx:
         score = trigger.score or _score(model, tx)
-    found, memory.marks[model.id] = accuracy.logged(opened, model, trigger, score, memory.marks.get(model.id, 0))
+    try:
+        found, memory.marks[model.id] = accuracy.logged(opened, model, trigger, score, memory.marks.get(model.id, 0))
+    except StoreError as error:
+        said = f"the log of predictions cannot be read: {error}"
+        decision = Decision(Cause.SCORE_DROP, "score_drop", False, "unread", said, Severity.HIGH)
+        with opened.store.write() as tx:
+            _follow(tx, project, model, decision)
+        return set()
     if found:
         with opened.store.write() as tx:
             _follow(tx, project, model, triggers.on_score(trigger, score, found))
