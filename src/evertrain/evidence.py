@@ -132,6 +132,7 @@ def measure(
         importances: how much the model relies on each column, any scale.
         score: by whose losses rows are judged; None is accuracy, or r2 for numbers.
         target: the column that is predicted, where the tables have it: it is no input, and recent rows may lack it.
+            None is the one column that recent rows lack, where actuals are given.
         probabilities, classes: for scores that need them, see `scores.losses`.
 
     Raises:
@@ -140,7 +141,6 @@ def measure(
     """
     import pandas as pd
 
-    from evertrain.drift import columns
     from evertrain.drift.profile import Profile
 
     config = config or Drift()
@@ -148,50 +148,39 @@ def measure(
         raise DataError(f"recent rows are a {type(recent).__name__}; allowed: a pandas DataFrame")
     if not isinstance(reference, pd.DataFrame | Profile):
         raise DataError(f"the reference is a {type(reference).__name__}; allowed: a pandas DataFrame, a Profile")
-    if target is not None:
-        recent = recent.drop(columns=[target], errors="ignore")
-        reference = (
-            reference.drop(columns=[target], errors="ignore") if isinstance(reference, pd.DataFrame) else reference
-        )
     known_baseline = _baseline(baseline)
     notes: list[str] = []
+    if isinstance(reference, pd.DataFrame):
+        if target is None and actuals is not None and len(gone := reference.columns.difference(recent.columns)) == 1:
+            # A training table has its target, and actuals that come by themselves are where it went.
+            target = gone[0]
+            notes.append(f"{target!r} is taken as the target: recent rows lack it, and actuals were given")
+        reference = reference if target is None else reference.drop(columns=[target], errors="ignore")
+    recent = recent if target is None else recent.drop(columns=[target], errors="ignore")
     moments = _moments(times, len(recent))
     predicted = None if predictions is None else _values(predictions, "predictions")
     actual = None if actuals is None else _values(actuals, "actuals")
     aligned = predicted is not None and len(predicted) == len(recent)
     labelled = _labelled(predicted, actual, len(recent), notes)
+    if moments is not None and len(order := _by_time(moments)):
+        recent, moments = recent.iloc[order], moments[order]
+        if aligned and predicted is not None:
+            predicted = predicted[order]
+            actual, groups, probabilities = (_in_order(one, order) for one in (actual, groups, probabilities))
     newest = _newest(moments, len(recent), config)
-    rows = recent.iloc[newest]
-    signals: list[Signal] = []
+    rows, young = recent.iloc[newest], None if moments is None else moments[newest]
     if config.profile == grades.SEED and isinstance(reference, pd.DataFrame):
-        signals += seed.columns(reference, rows, config)
-        ref_rows = len(reference)
+        signals, ref_rows = seed.columns(reference, rows, config), len(reference)
     else:
-        profile = reference
-        if isinstance(profile, pd.DataFrame):
-            profile = Profile.of(profile, weights=importances, exact=True, joint=bool(config.joint))
-        elif importances is not None:
-            profile = replace(profile, weights={name: max(0.0, value) for name, value in importances.items()})
+        profile = _profile(reference, importances, config, notes)
         ref_rows = profile.rows
         ref_losses = profile.losses if ref_losses is None and len(profile.losses) else ref_losses
-        if len(rows):
-            signals += columns.compare(
-                profile, rows, config,
-                times=None if moments is None else moments[newest],
-                predicted=predicted[newest] if aligned and predicted is not None else None,
-            )  # fmt: skip
-        if config.joint and len(rows):
-            from evertrain.drift import joint
-
-            signals += joint.compare(profile, rows, config, times=None if moments is None else moments[newest])
-        if config.profile == grades.SEED:
-            tests = [one for one in signals if one.kind == "ks" and one.p is not None]
-            signals = [seed.data_drift(one.name, one.p or 0.0, one.effect, config) for one in tests]
-            notes.append("the reference is a profile: outliers by plain z-score are not looked at")
+        said = predicted[newest] if aligned and predicted is not None else None
+        signals = _compared(profile, rows, young, said, config, notes) if len(rows) else []
     tested = [one.p for one in signals if one.p is not None]
     found = Evidence(
         tuple(signals), ref_rows, len(rows), 0, grades.simes(tested) if tested else None, notes=tuple(notes),
-        since=_iso(moments if moments is None else moments[newest], 0), until=_iso(moments, -1),
+        since=_iso(young, 0), until=_iso(moments, -1),
     )  # fmt: skip
     if labelled is None or actual is None or predicted is None:
         return found
@@ -200,6 +189,46 @@ def measure(
         found, how, actual, predicted, known_baseline, ref_losses, moments if aligned else None, groups, config,
         probabilities=probabilities, classes=classes,
     )  # fmt: skip
+
+
+def _profile(
+    reference: Profile | pd.DataFrame, importances: Mapping[str, float] | None, config: Drift, notes: list[str]
+) -> Profile:
+    """Return the reference's profile, with the importances that were given."""
+    from evertrain.drift.profile import Profile
+
+    if not isinstance(reference, Profile):
+        found = Profile.of(reference, weights=importances, exact=True, joint=bool(config.joint))
+    elif importances is None:
+        found = reference
+    else:
+        found = replace(reference, weights={name: max(0.0, value) for name, value in importances.items()})
+    if unknown := sorted(set(importances or {}) - {column.name for column in found.columns}):
+        notes.append(f"importances name columns that the reference has not: {_some(unknown)}")
+    return found
+
+
+def _compared(
+    profile: Profile,
+    rows: pd.DataFrame,
+    moments: NDArray[np.datetime64] | None,
+    predicted: NDArray[Any] | None,
+    config: Drift,
+    notes: list[str],
+) -> list[Signal]:
+    """Return the signals of inputs and predictions."""
+    from evertrain.drift import columns
+
+    signals = columns.compare(profile, rows, config, times=moments, predicted=predicted)
+    if config.joint:
+        from evertrain.drift import joint
+
+        signals += joint.compare(profile, rows, config, times=moments)
+    if config.profile != grades.SEED:
+        return signals
+    notes.append("the reference is a profile: outliers by plain z-score are not looked at")
+    tests = [one for one in signals if one.kind == "ks" and one.p is not None]
+    return [seed.data_drift(one.name, one.p or 0.0, one.effect, config) for one in tests]
 
 
 def _with_losses(
@@ -226,8 +255,7 @@ def _with_losses(
         notes.append(f"{plural(unknown, 'row')} without a usable label are left out")
     if groups is not None and np.asarray(groups).shape != live.shape:
         raise DataError(f"there are {np.asarray(groups).size} groups for {live.size} labelled rows")
-    order = np.arange(live.size) if moments is None else np.argsort(moments, kind="stable")
-    live, grouped = live[order], None if groups is None else np.asarray(groups)[order]
+    grouped = None if groups is None else np.asarray(groups)
     before = scans.finite(ref_losses if ref_losses is not None else [], "reference losses")
     result, kind, unit, words = scans.Scan(), "loss_scan", how.loss, ""
     signals = list(found.signals)
@@ -240,11 +268,10 @@ def _with_losses(
         unit, value = mean
         if unit is not how.loss:
             name = next(one.name for one in scores.SCORES.values() if one.loss is unit)
-            live = scores.losses(name, actual, predicted, **chances)[order]
+            live = scores.losses(name, actual, predicted, **chances)
         result, kind = scans.rise_over(value, found.reference_rows, live, groups=grouped), "baseline"
     elif other := [name for name in baseline if scores.get(name).task == how.task]:
-        kept = order[usable[order]]
-        result, words = _fallen(other[0], baseline[other[0]], found.reference_rows, actual[kept], predicted[kept])
+        result, words = _fallen(other[0], baseline[other[0]], found.reference_rows, actual[usable], predicted[usable])
         kind = "baseline"
     else:
         notes.append("there is nothing to compare losses with: give reference losses, or baseline scores")
@@ -256,13 +283,12 @@ def _with_losses(
         loss = words or unit.value
         signals.append(_loss_signal(result, kind, loss, count, config, baseline, worse_than_guessing=guessing))
     if not words and signals and signals[-1].family is Family.PERFORMANCE:  # rows have no losses of another score
-        stamps = None if moments is None else moments[order]
-        series, change = blocks(live, stamps, None if result.problem else result.at)
+        series, change = blocks(live, moments, None if result.problem else result.at)
         known_mean = {} if result.problem else {"before": result.before}
         detail = {"loss": unit.value, **known_mean, **signals[-1].detail, "series": series, "change": change}
         signals[-1] = replace(signals[-1], detail=detail)
     known = not result.problem
-    changed = None if moments is None or result.at is None else moments[order][result.at]
+    changed = None if moments is None or result.at is None else moments[result.at]
     return replace(
         found,
         signals=tuple(signals),
@@ -306,7 +332,11 @@ def _baseline(given: Mapping[str, float] | None) -> dict[str, float]:
     for name, value in (given or {}).items():
         if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
             raise DataError(f"baseline {name} is {value!r}; allowed: a number")
-        found[scores.get(name).name] = float(value)
+        score = scores.get(name)
+        if (score.unit == "share" and value > 1) or (value < 0 and score.name != "r2"):
+            allowed = "at most 1" if score.name == "r2" else "0 to 1" if score.unit == "share" else "0 or more"
+            raise DataError(f"baseline {name} is {value!r}; allowed: {allowed}")
+        found[score.name] = float(value)
     return found
 
 
@@ -441,11 +471,22 @@ def _moments(times: ArrayLike | None, rows: int) -> NDArray[np.datetime64] | Non
     return np.asarray(found, dtype="datetime64[us]")
 
 
+def _by_time(moments: NDArray[np.datetime64]) -> NDArray[np.intp]:
+    """Return the places of rows in the order of time, those without a time first; none where they are in order."""
+    ticks = moments.astype(np.int64)  # of NaT the smallest number
+    return np.argsort(ticks, kind="stable") if (ticks[1:] < ticks[:-1]).any() else np.empty(0, dtype=np.intp)
+
+
+def _in_order(values: Any, order: NDArray[np.intp]) -> Any:
+    """Return the values of rows in this order; other than one per row is refused further on."""
+    return values if values is None or len(values) != len(order) else np.asarray(values)[order]
+
+
 def _newest(moments: NDArray[np.datetime64] | None, rows: int, config: Drift) -> slice:
     """Return which rows count as recent: those of the newest `window`, and at least `min_rows`."""
     count = min(rows, config.max_rows)
-    if moments is not None and rows and not np.isnat(moments).any():
-        young = moments > moments.max() - np.timedelta64(config.window)
+    if moments is not None and rows and not np.isnat(moments).all():
+        young = moments > moments[-1] - np.timedelta64(config.window)
         count = min(count, max(config.min_rows, int(young.sum())))
     return slice(rows - count, None)
 
@@ -706,7 +747,10 @@ def _is_apart(found: Evidence, state: Mapping[str, Any]) -> bool:
 
 
 def _instant(text: object) -> datetime | None:
-    return datetime.fromisoformat(text) if isinstance(text, str) else None
+    try:
+        return datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError as error:
+        raise DataError(f"the state has the time {text!r}; allowed: what the decision before returned") from error
 
 
 __all__ = ["EXPLANATIONS", "Explanation", "decide", "decide_all", "measure", "should_retrain"]

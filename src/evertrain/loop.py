@@ -19,7 +19,7 @@ from evertrain.events import Kind
 from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
 from evertrain.specs import CsvFile, Dataset, ParquetFile
-from evertrain.store import demand, items, leases, models, upkeep
+from evertrain.store import demand, evaluations, items, leases, models, upkeep
 
 logger = logging.getLogger("evertrain")
 
@@ -180,6 +180,9 @@ class Loop:
         keep = self.opened.project().keep
         with self.opened.store.write() as tx:
             registry.collect(tx, self.opened.artifacts, newest=keep.fits, days=keep.days, grace=_GRACE)
+        with self.opened.store.write() as tx:
+            evaluations.prune(tx, tx.now - timedelta(days=keep.events_days))
+        self.opened.observations().prune()
         for name, source in self.opened.project().sources.items():
             if isinstance(source, Dataset):
                 with self.opened.store.read() as tx:

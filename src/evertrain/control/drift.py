@@ -229,13 +229,11 @@ def _decide(opened: Opened, current: Round) -> None:
     trigger, spec = current.trigger, current.model.spec
     factors = grades.fleet_factors(current.found)
     with opened.store.read() as tx:
-        before = {number: evaluations.latest(tx, number) for number in current.found}
-    each = {}
-    for number, found in current.found.items():
-        last, place = before[number], current.places[number]
-        # What another champion was told is no history of this one.
-        state = last.decision.evidence.get("state") if last and last.fit_id == place.champion_id else None
-        each[number] = evidence.decide(found, trigger, state=state, fleet=factors[number])
+        states = evaluations.states(tx, list(current.found))
+    each = {
+        number: evidence.decide(found, trigger, state=states.get(number, {}), fleet=factors[number])
+        for number, found in current.found.items()
+    }
     for number, problem in current.problems.items():
         each[number] = Decision(Cause.DRIFT, "drift", False, "failed", f"the check failed: {problem}", Severity.HIGH)
     each = {number: _waits(spec, trigger, current.places[number], one) for number, one in each.items()}

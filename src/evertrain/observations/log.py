@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import repeat
 from pathlib import Path
@@ -228,7 +228,7 @@ class Observations:
         for start in range(0, count, _CHUNK):
             noted = self._observe(model, layout, rows[start : start + _CHUNK], noted, ids is None, times is not None)
         if self.clock.boottime() - self._pruned >= _PRUNE_S:
-            self.prune()
+            self._forget()
         return noted
 
     def _observe(
@@ -448,23 +448,25 @@ class Observations:
     # --- removing ---------------------------------------------------------------------------------------------
 
     def prune(self) -> Pruned:
-        """Remove what is too old, and what thinning has left to do; whoever observes does so once an hour."""
-        self._pruned = self.clock.boottime()
+        """Remove what is too old, and what thinning has left to do."""
         if not self.path.exists():
             return Pruned()
-        now = self.clock.now()
         with self._read() as run:
             owners = [row[0] for row in run.execute("SELECT name FROM models")] if run is not None else []
         thinned = sum(map(self._sweep, owners))
+        return replace(self._forget(), thinned=thinned)
+
+    def _forget(self) -> Pruned:
+        """Remove what is too old; whoever observes does so once an hour."""
+        self._pruned, now = self.clock.boottime(), self.clock.now()
         rows = self._expire("at < ?", micros(now - timedelta(days=self.days)))
         waiting = self._expire("at IS NULL AND actual_at < ?", micros(now - timedelta(days=_WAITING_DAYS)))
-        if not rows + waiting + thinned:
-            return Pruned()
-        with self._write() as run:
-            run.execute(
-                "DELETE FROM partitions WHERE NOT EXISTS (SELECT 1 FROM observed WHERE partition = partitions.id)"
-            )
-        return Pruned(rows, waiting, thinned)
+        if rows:
+            with self._write() as run:
+                run.execute(
+                    "DELETE FROM partitions WHERE NOT EXISTS (SELECT 1 FROM observed WHERE partition = partitions.id)"
+                )
+        return Pruned(rows, waiting)
 
     def _expire(self, rule: str, limit: int) -> int:
         with self._read() as run:
