@@ -24,6 +24,7 @@ _PLACES = {
         "on_data_change", "on_drift",
         "on_environment_change", "on_score_drop", "sql_table", "weekly",
     ],
+    "evertrain.evidence": ["should_retrain"],
     "evertrain.config": ["Settings"],
     "evertrain.trainers.lags": ["SklearnForecaster"],
     "evertrain.trainers.prophet": ["ProphetForecaster"],
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from evertrain.errors import StoreError as StoreError
     from evertrain.errors import TrainingError as TrainingError
     from evertrain.errors import UnknownName as UnknownName
+    from evertrain.evidence import should_retrain as should_retrain
     from evertrain.project import Project as Project
     from evertrain.specs import BadRows as BadRows
     from evertrain.specs import Callback as Callback

@@ -67,6 +67,8 @@ class Loop:
 
     def _round(self) -> None:
         self.hands.step(0.1 if self.hands.busy else min(0.2, self.opened.settings.tick_s))
+        if self.memory.rounds and self.ticking:
+            tick.go_on(self.opened, self.hands, self.memory)
         hints = self._watcher.changed() if self._watcher else []
         if time.monotonic() - self._looked < self.opened.settings.tick_s and not hints:
             if not self.hands.busy:
@@ -122,7 +124,7 @@ class Loop:
     def idle(self) -> bool:
         """Return whether nothing runs, waits or is due, but for what a blackout or a quiet period holds back."""
         self._notify()  # what has just ended is told before anybody goes home
-        if self.hands.busy or self.memory.looked or self.memory.under_way:
+        if self.hands.busy or self.memory.looked or self.memory.under_way or self.memory.rounds:
             return False
         with self.opened.store.read() as tx:
             counts = items.open_counts(tx)

@@ -763,7 +763,8 @@ class Drift:
         min_confidence: per cent, likewise.
         budget: chance of a false alarm in one `period` in which nothing changes.
         label_delay: how long after a prediction its actual is there; None is learnt from the actuals.
-        window: how far back the recent rows go; None is as far as the last promotion.
+        window: age of the rows whose columns count as recent, at least the newest `min_rows`; losses are looked at as
+            far back as the last promotion.
         max_rows: newest rows of a partition that one check looks at.
         min_rows: rows, and labelled rows, without which nothing is said about them.
         joint: also look at columns together: "pca", "classifier" or both.
@@ -780,7 +781,7 @@ class Drift:
     budget: Share = 0.05
     period: Duration = timedelta(days=30)
     label_delay: Duration | None = None
-    window: Duration | None = None
+    window: Duration = timedelta(days=7)
     max_rows: Positive = 100_000
     min_rows: Positive = 100
     joint: tuple[Literal["pca", "classifier"], ...] = ()
@@ -798,7 +799,7 @@ class Drift:
     def __post_init__(self) -> None:
         if not 0 < self.budget < 1:
             raise ConfigError("Drift.budget", self.budget, "a share above 0 and below 1, e.g. '5%'")
-        for name in ("every", "period"):
+        for name in ("every", "period", "window"):
             if not getattr(self, name):
                 raise ConfigError(f"Drift.{name}", format_duration(getattr(self, name)), "longer than nothing")
         if self.every > self.period:

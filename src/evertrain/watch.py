@@ -21,7 +21,7 @@ from evertrain.forecasting import infer_freq, parse_freq, reach
 from evertrain.partitions import KeyText, closure, decode, encode, label, rollup
 from evertrain.sources import read
 from evertrain.sources.index import Leaf, comparable, leaves
-from evertrain.specs import Auto, Cause, DataChange, Dataset, ModelSpec, ProjectSpec, ScoreDrop, Source
+from evertrain.specs import Auto, Cause, DataChange, Dataset, Drift, ModelSpec, ProjectSpec, ScoreDrop, Source
 from evertrain.specs import encode as encode_spec
 from evertrain.store import datasets, decisions, demand, items, marks, models, sources
 from evertrain.store.connect import Record, Store, Tx
@@ -74,12 +74,16 @@ def needs_read(row: Record, users: Sequence[models.Model]) -> bool:
 
 def acts_on_rows(users: Sequence[models.Model]) -> bool:
     """Return whether a model has a trigger that looks at rows."""
-    return any(isinstance(one, DataChange | ScoreDrop) for user in users for one in user.spec.triggers)
+    return any(isinstance(one, DataChange | ScoreDrop | Drift) for user in users for one in user.spec.triggers)
 
 
-def patience(users: Sequence[models.Model]) -> tuple[timedelta, timedelta]:
-    """Return how long a source must lie still, and after what time it is read all the same: the shortest declared."""
-    rules = [one for user in users for one in user.spec.triggers if isinstance(one, DataChange)] or [DataChange()]
+def patience(users: Sequence[models.Model], *, is_dataset: bool = False) -> tuple[timedelta, timedelta]:
+    """Return how long a source must lie still, and after what time it is read all the same: the shortest declared.
+
+    A file may be half written, so it is waited for where nothing is declared; a batch is in a dataset as a whole.
+    """
+    undeclared = DataChange(quiet=timedelta(0)) if is_dataset else DataChange()
+    rules = [one for user in users for one in user.spec.triggers if isinstance(one, DataChange)] or [undeclared]
     return min(rule.quiet for rule in rules), min(rule.max_delay for rule in rules)
 
 

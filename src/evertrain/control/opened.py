@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from evertrain.executors.children import Children
 from evertrain.executors.inline import InProcess
 from evertrain.executors.jobs import Executor
 from evertrain.executors.supervisor import Supervisor
+from evertrain.observations import Observations
 from evertrain.specs import CsvFile, ParquetFile, ProjectSpec, decode_project, encode
 from evertrain.store import models, schedules
 from evertrain.store.connect import Store
@@ -42,6 +44,11 @@ class Opened:
     @property
     def artifacts(self) -> Artifacts:
         return Artifacts(self.home.artifacts)
+
+    @cached_property
+    def observations(self) -> Observations:
+        """The log of predictions and actuals, in a file beside the store."""
+        return Observations(self.store.path.with_name("observations.db"), self.store.clock)
 
     def project(self) -> ProjectSpec:
         """Return the current declaration.

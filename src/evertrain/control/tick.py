@@ -10,9 +10,11 @@ import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 from evertrain import registry, triggers, watch
+from evertrain.control import drift
 from evertrain.control.ask import plan_all
 from evertrain.control.opened import Opened, zone_of
 from evertrain.drift.signal import Severity
@@ -20,8 +22,7 @@ from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
 from evertrain.forecasting import parse_freq
 from evertrain.partitions import KeyText, decode, label
-from evertrain.sources.index import complete
-from evertrain.specs import Auto, Cause, DataChange, Dataset, Environment, MaxAge, ProjectSpec, ScoreDrop
+from evertrain.specs import Auto, Cause, DataChange, Dataset, Drift, Environment, MaxAge, ProjectSpec, ScoreDrop
 from evertrain.states import ItemState
 from evertrain.store import champions, decisions, demand, models, runs, schedules, sources
 from evertrain.store.connect import Record, Tx
@@ -44,6 +45,7 @@ class Memory:
     evaluated: dict[tuple[int, str], str] = field(default_factory=dict)
     under_way: set[str] = field(default_factory=set)
     periods: dict[int, int] = field(default_factory=dict)
+    rounds: dict[int, drift.Round] = field(default_factory=dict)
 
 
 def look(opened: Opened, hands: Supervisor, memory: Memory, hints: Sequence[str] = ()) -> None:
@@ -63,7 +65,20 @@ def look(opened: Opened, hands: Supervisor, memory: Memory, hints: Sequence[str]
         _check_periods(opened, project, memory)
         _check_scores(opened, hands, project, memory)
         _check_environment(opened, hands, project, memory)
+        _begin_drift(opened, project, memory)
+    if memory.rounds:
+        go_on(opened, hands, memory)
     plan_all(opened)
+
+
+def go_on(opened: Opened, hands: Supervisor, memory: Memory) -> None:
+    """Go on with the drift checks under way, as far as workers are free and have answered."""
+    project = opened.project()
+    over = [number for number, current in memory.rounds.items() if drift.proceed(opened, hands, project, current)]
+    for number in over:
+        del memory.rounds[number]
+    if over:
+        plan_all(opened)
 
 
 def _acts(project: ProjectSpec, model: models.Model) -> Auto:
@@ -128,7 +143,7 @@ def _watch_sources(
             row = watch.look(tx, name, project.sources[name], opened.home.root)
             if row.problem and (before is None or before.problem != row.problem):
                 watch.failed(tx, project, name, row.problem)
-            quiet, delay = watch.patience(own)
+            quiet, delay = watch.patience(own, is_dataset=kept)
             # A source that only reading can tell about is read at every regular check.
             blind = row.stat is None and not row.problem and regular
             restless = watch.needs_read(row, own)
@@ -204,7 +219,7 @@ def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memor
         if model.spec.series:  # a whole horizon is all that a forecast ever says
             trigger = replace(trigger, min_rows=min(trigger.min_rows, model.spec.series.h))  # noqa: PLW2901
         name = f"score:{model.name}"
-        if name in memory.under_way or hands.executor.free("work") <= 0 or not _has_rows(project, model):
+        if name in memory.under_way or hands.executor.free("work") <= 0 or not drift.has_rows(project, model):
             continue
         with opened.store.read() as tx:
             rows = champions.with_news(tx, model.id, _CHECKED_AT_ONCE)
@@ -244,12 +259,6 @@ def _score(model: models.Model, tx: Tx) -> str:
     return champions.deciding_score(tx, model.id) or "accuracy"
 
 
-def _has_rows(project: ProjectSpec, model: models.Model) -> bool:
-    """Return whether rows of the model can be had without reading its source."""
-    kept = isinstance(project.sources[model.spec.source], Dataset)
-    return model.extract is not None if kept else complete(model.extract)
-
-
 def _on_scores(
     opened: Opened,
     project: ProjectSpec,
@@ -282,6 +291,22 @@ def _on_scores(
         plan_all(opened)
 
     return answer
+
+
+def _begin_drift(opened: Opened, project: ProjectSpec, memory: Memory) -> None:
+    """Begin the drift checks whose time has come; those under way go on with every look."""
+    for model, trigger in _with_trigger(opened, project, Drift):
+        with opened.store.read() as tx:
+            due = (
+                model.id not in memory.rounds and champions.oldest_at(tx, model.id) and drift.is_due(tx, model, trigger)
+            )
+        if due:
+            follow = partial(_follow_later, project, model)
+            memory.rounds[model.id] = drift.begin(opened, project, model, trigger, follow)
+
+
+def _follow_later(project: ProjectSpec, model: models.Model, tx: Tx, decision: Decision) -> None:
+    _follow(tx, project, model, decision)
 
 
 # --- environment ------------------------------------------------------------------------------------------------

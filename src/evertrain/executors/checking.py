@@ -11,7 +11,7 @@ from evertrain import holdout, scores
 from evertrain.errors import EvertrainError
 from evertrain.executors.jobs import Message
 from evertrain.executors.packs import Emit
-from evertrain.executors.rows import parts
+from evertrain.executors.rows import Rows, parts
 from evertrain.executors.training import champion_bytes, champion_features, predictions, setting
 from evertrain.specs import decode_trainer
 from evertrain.trainers.make import make
@@ -34,10 +34,7 @@ def evaluate(task: Message, emit: Emit, inline: dict[str, Any] | None = None) ->
                 answer |= issued_score(shared, rows, champion, name, task["min_rows"])
                 found.append(answer)
                 continue
-            seen = (
-                np.frombuffer(champion_bytes({**champion, **signature["rows"]}), "<u8") if "rows" in signature else None
-            )
-            mask = holdout.newer(rows.times, rows.numbers, signature["until"], seen)
+            mask = unseen(champion, rows)
             answer["rows"] = int(mask.sum())
             if answer["rows"] >= task["min_rows"]:
                 fresh = rows.frame(mask)
@@ -55,6 +52,13 @@ def evaluate(task: Message, emit: Emit, inline: dict[str, Any] | None = None) ->
         found.append(answer)
     shared.close()
     emit({"type": "evaluated", "score": name, "found": found})
+
+
+def unseen(champion: Message, rows: Rows) -> holdout.Mask:
+    """Return which rows a champion cannot have been trained on."""
+    signature = champion["signature"]
+    seen = np.frombuffer(champion_bytes({**champion, **signature["rows"]}), "<u8") if "rows" in signature else None
+    return holdout.newer(rows.times, rows.numbers, signature["until"], seen)
 
 
 def load_check(task: Message, emit: Emit, inline: dict[str, Any] | None = None) -> None:

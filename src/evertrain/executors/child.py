@@ -68,6 +68,10 @@ def work(task: Message, emit: Any, inline: dict[str, Any] | None = None) -> None
         from evertrain.executors.checking import evaluate
 
         evaluate(task, emit, inline)
+    elif kind == "weigh":
+        from evertrain.executors.evidence import weigh
+
+        weigh(task, emit, inline)
     elif kind == "temporary":
         from evertrain.executors.series import temporary
 

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 Message = dict[str, Any]
 
+# Columns of a copy of observations beside the features.
+AT, PREDICTED, ACTUAL = "__at__", "__predicted__", "__actual__"
+
 
 @dataclass(eq=False)
 class Job:

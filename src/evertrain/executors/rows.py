@@ -56,7 +56,7 @@ class Rows:
         )
 
     def only(self, which: Array) -> Rows:
-        """Return the rows under a mask."""
+        """Return the rows under a mask, or at places, in that order."""
         return Rows(
             {name: values[which] for name, values in self.columns.items()},
             self.sides[which],

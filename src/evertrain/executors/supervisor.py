@@ -33,7 +33,7 @@ from evertrain.sources import read
 from evertrain.sources.index import Leaf, complete, leaves
 from evertrain.specs import Cause, Dataset, ProjectSpec, encode
 from evertrain.states import ItemState
-from evertrain.store import champions, datasets, items, leases, models
+from evertrain.store import champions, datasets, evaluations, items, leases, models
 from evertrain.store.connect import Record, Store, Tx
 from evertrain.store.values import to_sql
 from evertrain.trainers.make import family
@@ -336,6 +336,7 @@ class Supervisor:
         if gone:
             self._skip(batch, "the partition has no rows any more", gone)
         needless: list[tuple[Record, str]] = []
+        changed = self._changed_at(batch)
         for item in batch.open.values():
             place, leaf = places[item.partition_id], where.get(KeyText(item.key))
             champion = batch.champions.get(place.champion_id)
@@ -352,11 +353,20 @@ class Supervisor:
                 "leaf": bool(item.leaf),
                 "forced": bool(item.forced),
                 "champion": champion and self.asked(champion, forecasts),
+                "changed_at": changed.get(item.partition_id),
             }
         for reason in dict.fromkeys(reason for _, reason in needless):
             self._skip(batch, reason, [item for item, own in needless if own == reason])
         if batch.messages:
             self._start(self._job(batch, project, list(batch.messages.values())))
+
+    def _changed_at(self, batch: _Batch) -> dict[int, str]:
+        """Return since when the losses of champions have risen, of the items that are trained for that reason."""
+        drifted = [item.partition_id for item in batch.open.values() if item.cause == Cause.DRIFT]
+        if not drifted:
+            return {}
+        with self.store.read() as tx:
+            return evaluations.changed_at(tx, drifted)
 
     @staticmethod
     def _needless(
@@ -387,12 +397,20 @@ class Supervisor:
         )
 
     def task(
-        self, kind: str, model: models.Model, project: ProjectSpec, messages: Sequence[Message], **more: Any
+        self,
+        kind: str,
+        model: models.Model,
+        project: ProjectSpec,
+        messages: Sequence[Message],
+        *,
+        rows: bool = True,
+        **more: Any,
     ) -> Message:
         """Return the task of doing something with the rows of partitions.
 
         Args:
             messages: one for each partition, with its `key` and whether it is a `leaf`.
+            rows: False where the rows of the source are not looked at.
         """
         source = project.sources[model.spec.source]
         assert model.extract is not None
@@ -410,6 +428,8 @@ class Supervisor:
             "items": list(messages),
             **more,
         }
+        if not rows:
+            return task
         if isinstance(source, Dataset):
             return task | {"copied": str(self._copied(model, messages))}
         unplaced = [KeyText(one["key"]) for one in messages if one["leaf"] and "start" not in one]

@@ -27,7 +27,7 @@ from evertrain.executors.rows import Rows, parts, unpacked
 from evertrain.partitions import decode
 from evertrain.sources import read
 from evertrain.sources.table import Schema
-from evertrain.specs import ModelSpec, ScoreDrop, Series, Trainer, decode_model, decode_trainer
+from evertrain.specs import Drift, ModelSpec, ScoreDrop, Series, Trainer, decode_model, decode_trainer
 from evertrain.trainers.make import check, make
 
 if TYPE_CHECKING:
@@ -88,7 +88,11 @@ class Setting:
 
     @cached_property
     def remembers_rows(self) -> bool:
-        return any(isinstance(one, ScoreDrop) for one in self.spec.triggers)
+        return any(isinstance(one, ScoreDrop | Drift) for one in self.spec.triggers)
+
+    @cached_property
+    def watches_drift(self) -> bool:
+        return any(isinstance(one, Drift) for one in self.spec.triggers)
 
     @property
     def series(self) -> Series:
@@ -228,6 +232,8 @@ def seed_of(model: str, key: str, fingerprint: str) -> int:
 def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
     spec = shared.spec
     rows = inside_window(shared, rows)
+    if since := item.get("changed_at"):
+        rows = _since(rows, datetime.fromisoformat(since), spec.least_rows)
     if len(rows) < spec.least_rows:
         raise Insufficient(f"Insufficient samples: {len(rows)} < {spec.least_rows}")
     split = _split(spec, rows)
@@ -243,6 +249,8 @@ def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
         shared.emit,
     )
     train_actual = own[spec.target].to_numpy(copy=True)  # as it was before the trainer got the frame
+    # Likewise: what drift is later measured against is every row of this moment, trained on or held out.
+    known = _joined(own, made, features) if shared.watches_drift else None
     data = _saved(shared, item, own, context)
     fitted = shared.trainer.load(data)
     measured, losses, values = _measure(shared, item, fitted, held, made, train_actual, split)
@@ -261,6 +269,11 @@ def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
     }
     if rows.times is None and len(rows) <= _REMEMBERED_ROWS and shared.remembers_rows:
         signature["rows"] = packer.put(rows.numbers.astype("<u8").tobytes())
+    if known is not None:
+        from evertrain.executors.evidence import profile
+
+        times = None if rows.times is None else np.concatenate([rows.times[split.train], rows.times[split.held]])
+        signature["profile"] = packer.put(profile(shared, fitted, known, made, held, times, context.seed))
     return {
         "state": "fitted",
         **place,
@@ -270,6 +283,17 @@ def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
         "signature": signature,
         "rows": len(rows),
     }
+
+
+def _since(rows: Rows, change: datetime, least: int) -> Rows:
+    """Return the rows since the champion's losses changed, all where those are too few to learn from.
+
+    Older rows teach what is no longer true, and held-out ones among them would hide it.
+    """
+    if rows.times is None:
+        return rows
+    young = rows.only(~(rows.times < change.timestamp()))
+    return young if len(young) >= least else rows
 
 
 def _split(spec: ModelSpec, rows: Rows) -> holdout.Split:
@@ -299,6 +323,12 @@ def _sides(
             f"feature {missing[0]!r} is missing; there are {', '.join(map(str, own.columns))}", column=missing[0]
         )
     return own, made, held, features
+
+
+def _joined(own: pd.DataFrame, made: pd.DataFrame, features: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat([own[list(features)], made[list(features)]], ignore_index=True)
 
 
 def inside_window(shared: Setting, rows: Rows) -> Rows:

@@ -83,6 +83,18 @@ def with_news(tx: Tx, model_id: int, limit: int) -> Sequence[Record]:
     )
 
 
+def serving(tx: Tx, model_id: int, keys: Sequence[KeyText], *, even_if_due: bool = False) -> Sequence[Record]:
+    """Return those of some partitions that have a champion and are not due already."""
+    return tx.rows(
+        "SELECT p.* FROM partitions p JOIN models m ON m.id = p.model_id WHERE p.model_id = :model"
+        " AND p.key IN (SELECT value FROM json_each(:keys)) AND p.state = 'live' AND p.champion_id IS NOT NULL"
+        " AND (:even_if_due OR max(p.wanted, m.wanted) <= p.considered) ORDER BY p.id",
+        model=model_id,
+        keys=dump(list(keys)),
+        even_if_due=int(even_if_due),
+    )
+
+
 def deciding_score(tx: Tx, model_id: int) -> str | None:
     """Return the score by which a champion of this model was judged."""
     verdict = tx.value(

@@ -119,7 +119,7 @@ class Store:
         self.actor = "evertrain"
         self.listeners: list[Callable[[list[dict[str, Any]]], None]] = []
         self._pid, self._busy_s, self._keeper = os.getpid(), busy_s, keeper
-        _refuse_network(self.path.parent)
+        refuse_network(self.path.parent)
         self._engine = create_engine(
             f"sqlite:///{self.path}", poolclass=QueuePool, connect_args={"timeout": busy_s, "check_same_thread": False}
         )
@@ -162,9 +162,9 @@ class Store:
         except IntegrityError:
             raise
         except DBAPIError as error:
-            raise _translate(str(error.orig), self.path) from error
+            raise translated(str(error.orig), self.path) from error
         except sqlite3.Error as error:  # while a connection was being opened: SQLAlchemy does not wrap those
-            raise _translate(str(error), self.path) from error
+            raise translated(str(error), self.path) from error
 
     @property
     def may_checkpoint(self) -> bool:
@@ -190,7 +190,7 @@ class Store:
             with self._engine.connect().execution_options(begin="") as connection:
                 connection.exec_driver_sql("VACUUM")
         except DBAPIError as error:
-            raise _translate(str(error.orig), self.path) from error
+            raise translated(str(error.orig), self.path) from error
 
     def backup(self, target: Path) -> None:
         """Write a complete copy to `target`, under writers (sqlite.org/lang_vacuum.html, VACUUM INTO)."""
@@ -243,7 +243,8 @@ def file_system(folder: Path) -> str:
     return kind
 
 
-def _refuse_network(folder: Path) -> None:
+def refuse_network(folder: Path) -> None:
+    """Raise StoreError where `folder` is on a network file system."""
     if (kind := file_system(folder)) in _NETWORK_FILE_SYSTEMS:
         raise StoreError(f"{folder} is on {kind}: SQLite's WAL corrupts on network file systems; use a local disk")
 
@@ -278,7 +279,8 @@ def _statement(sql: str, params: Mapping[str, Any]) -> TextClause:
     return _prepared(sql, tuple(name for name, value in params.items() if isinstance(value, list)))
 
 
-def _translate(message: str, path: Path) -> StoreError:
+def translated(message: str, path: Path) -> StoreError:
+    """Return SQLite's message as an error of ours."""
     if "locked" in message or "busy" in message:
         return StoreBusy(f"{path.name} is being written by another process; try again in a moment")
     if "full" in message:

@@ -269,8 +269,28 @@ def _allow_erase(tx: Tx) -> None:
         tx.run(statement)
 
 
+_EVALUATIONS = """
+CREATE TABLE evaluations(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, model_id INTEGER NOT NULL REFERENCES models(id),
+  partition_id INTEGER NOT NULL REFERENCES partitions(id), fit_id INTEGER NOT NULL REFERENCES fits(id),
+  at TEXT NOT NULL, code TEXT NOT NULL, fired INTEGER NOT NULL, severity TEXT NOT NULL, confidence INTEGER,
+  drift_type TEXT NOT NULL, reason TEXT NOT NULL, rows INTEGER NOT NULL, evidence TEXT NOT NULL,
+  latest INTEGER NOT NULL DEFAULT 1);
+CREATE UNIQUE INDEX evaluations_latest ON evaluations(partition_id) WHERE latest = 1;
+CREATE INDEX evaluations_model ON evaluations(model_id, id);
+CREATE INDEX evaluations_fit ON evaluations(fit_id);
+CREATE INDEX evaluations_old ON evaluations(at) WHERE latest = 0
+"""
+
+
+def _add_evaluations(tx: Tx) -> None:
+    for statement in _EVALUATIONS.split(";"):
+        tx.run(statement)
+
+
 MIGRATIONS: tuple[Callable[[Tx], None], ...] = (
     _create, _add_datasets, _add_counters, _add_delays, _count_runs, _add_forecasts, _allow_erase,
+    _add_evaluations,
 )  # fmt: skip
 
 

@@ -1,0 +1,304 @@
+"""Drift checks: which partitions have news, what a worker measures of them, and what follows from it.
+
+A round looks at every partition with news, in batches. When the last answer is in, all of them are decided together:
+the chance of a false alarm is that of the model, and not of each of its partitions.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+
+from evertrain import evidence, registry
+from evertrain.clock import from_text
+from evertrain.control.opened import Opened
+from evertrain.drift import grades
+from evertrain.drift.signal import DriftType, Evidence, Severity
+from evertrain.errors import ConfigError, NoModelYet
+from evertrain.executors.jobs import ACTUAL, AT, PREDICTED, Lost, Message
+from evertrain.executors.supervisor import Supervisor
+from evertrain.partitions import KeyText, closure, decode, label
+from evertrain.sources.index import complete
+from evertrain.specs import Cause, Dataset, Drift, ModelSpec, ProjectSpec, encode
+from evertrain.states import ItemState
+from evertrain.store import champions, decisions, evaluations, models
+from evertrain.store.connect import Record, Tx
+from evertrain.trainers.make import family
+from evertrain.triggers import Decision, plural
+
+# Partitions that one worker is asked about at once, and that one round looks at.
+_AT_ONCE = 500
+_IN_A_ROUND = 100_000
+_NAMED = 3
+
+Decided = Callable[[Tx, Decision], None]
+
+
+@dataclass
+class Round:
+    """One check of a model under way.
+
+    Attributes:
+        left: partitions not asked about yet, each with whether its observations are looked at, or rows of the source.
+        mark: up to where the log of observations was looked at.
+        out: how many questions are with workers.
+        found: what was measured, by partition.
+        problems: why a partition could not be measured, by partition.
+    """
+
+    model: models.Model
+    trigger: Drift
+    follow: Decided
+    left: list[tuple[Record, bool]]
+    mark: int
+    out: int = 0
+    places: dict[int, Record] = field(default_factory=dict)
+    found: dict[int, Evidence] = field(default_factory=dict)
+    problems: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        return not self.left and not self.out
+
+
+def trigger_of(spec: ModelSpec) -> Drift | None:
+    """Return the drift trigger of a model, None where it declares none."""
+    return next((one for one in spec.triggers if isinstance(one, Drift)), None)
+
+
+def is_due(tx: Tx, model: models.Model, trigger: Drift) -> bool:
+    """Return whether the last check of a model is long enough ago."""
+    last = next((one for one in decisions.latest(tx, model.id) if one.rule == "drift"), None)
+    return last is None or from_text(last.last_at) + trigger.every <= tx.now
+
+
+def begin(opened: Opened, project: ProjectSpec, model: models.Model, trigger: Drift, follow: Decided) -> Round:
+    """Return a round over the partitions with news: observations since the last check, or rows not trained on."""
+    with opened.store.read() as tx:
+        last = next((one for one in decisions.latest(tx, model.id) if one.rule == "drift"), None)
+    mark = decisions.evidence_of(last).get("mark", 0) if last else 0
+    news = opened.observations.keys_with_news(model.name, mark)
+    with opened.store.read() as tx:
+        observed = champions.serving(tx, model.id, [one.key for one in news])
+        others = champions.with_news(tx, model.id, _IN_A_ROUND) if has_rows(project, model) else []
+    known = {row.id for row in observed}
+    left = [(row, True) for row in observed] + [(row, False) for row in others if row.id not in known]
+    return Round(model, trigger, follow, left, max((one.mark for one in news), default=mark))
+
+
+def look(opened: Opened, name: str, keys: Sequence[KeyText] | None = None) -> dict[KeyText, Decision]:
+    """Check now, and return what would be decided on each partition with news, or on the named ones; trains nothing.
+
+    Raises:
+        NotFound: no such model.
+        ConfigError: it declares no `on_drift()`.
+        NoModelYet: a named partition has no champion.
+    """
+    project = opened.project()
+    with opened.store.read() as tx:
+        model = models.by_name(tx, name)
+    trigger = trigger_of(model.spec)
+    if trigger is None:
+        raise ConfigError(
+            f"triggers of {name}", None, "on_drift(): what a check compares with is kept from the next training on"
+        )
+    decided: dict[KeyText, Decision] = {}
+    current = begin(opened, project, model, trigger, lambda _tx, _decision: None)
+    if keys is not None:
+        with opened.store.read() as tx:
+            places = champions.serving(tx, model.id, keys, even_if_due=True)
+        if missing := set(keys) - {KeyText(row.key) for row in places}:
+            raise NoModelYet(
+                f"{label(decode(min(missing)), model.spec.dimensions, model.spec.overall)} of {name} has no model yet"
+            )
+        logged = {row.id for row, is_logged in current.left if is_logged}
+        current.left = [(row, row.id in logged or _is_logged(opened, model, row)) for row in places]
+    hands = opened.supervisor()
+    hands.draining = True
+    try:
+        while not proceed(opened, hands, project, current):
+            hands.step(0.1)
+    finally:
+        hands.close()
+    with opened.store.read() as tx:
+        for number, row in current.places.items():
+            found = evaluations.latest(tx, number)
+            assert found is not None
+            decided[KeyText(row.key)] = found.decision
+    return decided
+
+
+def _is_logged(opened: Opened, model: models.Model, row: Record) -> bool:
+    return bool(
+        len(opened.observations.window(model.name, [KeyText(row.key)], since=from_text(row.trained_at), limit=1))
+    )
+
+
+def has_rows(project: ProjectSpec, model: models.Model) -> bool:
+    """Return whether rows of the model can be had without reading its source."""
+    kept = isinstance(project.sources[model.spec.source], Dataset)
+    return model.extract is not None if kept else complete(model.extract)
+
+
+def proceed(opened: Opened, hands: Supervisor, project: ProjectSpec, current: Round) -> bool:
+    """Ask workers as far as any are free; decide when all have answered. Return whether the round is over."""
+    while current.left and hands.executor.free("work") > 0:
+        is_logged = current.left[0][1]
+        some = [row for row, logged in islice(current.left, _AT_ONCE) if logged is is_logged]
+        if not _ask(opened, hands, project, current, some, is_logged=is_logged):
+            break
+        del current.left[: len(some)]
+    if current.is_over:
+        _decide(opened, current)
+    return current.is_over
+
+
+def _ask(
+    opened: Opened, hands: Supervisor, project: ProjectSpec, current: Round, rows: Sequence[Record], *, is_logged: bool
+) -> bool:
+    model, trigger = current.model, current.trigger
+    with opened.store.read() as tx:
+        fits = registry.fits(tx, [row.champion_id for row in rows])
+    messages: list[Message] = []
+    for row in rows:
+        message: Message = {
+            "id": row.id,
+            "key": row.key,
+            "leaf": bool(row.leaf),
+            "champion": hands.asked(fits[row.champion_id], {}),
+        }
+        if is_logged:
+            message["observed"] = str(_copy(opened, hands, model, trigger, row, fits[row.champion_id].trained_at))
+        messages.append(message)
+    task = hands.task("weigh", model, project, messages, rows=not is_logged, observed=is_logged, drift=encode(trigger))
+    current.places |= {row.id: row for row in rows}
+
+    def answer(message: Message | Lost) -> None:
+        current.out -= 1
+        if isinstance(message, Lost) or message["type"] == "error":
+            reason = message.reason if isinstance(message, Lost) else str(message["reason"])
+            current.problems |= dict.fromkeys((row.id for row in rows), reason)
+        else:
+            for one in message["found"]:
+                if "problem" in one:
+                    current.problems[one["id"]] = one["problem"]
+                else:
+                    current.found[one["id"]] = Evidence.from_json(one["evidence"])
+
+    asked = hands.ask(task, family(model.spec.trainer), answer, deadline_s=model.spec.deadline.total_seconds())
+    current.out += asked
+    return asked
+
+
+def _copy(
+    opened: Opened, hands: Supervisor, model: models.Model, trigger: Drift, row: Record, trained_at: datetime
+) -> Path:
+    """Write the newest observations of a champion to a file: workers open no store.
+
+    Actuals of rows younger than the label watermark are left out: labels that come fast are no random choice.
+    """
+    import numpy as np
+    import polars as pl
+
+    keys = [KeyText(row.key)]
+    window = opened.observations.window(model.name, keys, since=trained_at, limit=trigger.max_rows)
+    mature = opened.observations.watermark(model.name, keys[0], declared=trigger.label_delay)
+    known = window.has_actual & (window.times < np.datetime64(mature.replace(tzinfo=None) if mature else "NaT"))
+    actual = [value if is_known else None for value, is_known in zip(window.actual.tolist(), known, strict=True)]
+    path = hands.scratch / f"observed-{secrets.token_hex(8)}.arrow"
+    window.features.with_columns(
+        pl.Series(AT, window.times.astype("datetime64[us]").astype("int64") / 1e6),
+        pl.Series(PREDICTED, window.predicted.tolist(), strict=False),
+        pl.Series(ACTUAL, actual, strict=False),
+    ).write_ipc(path)
+    return path
+
+
+# --- deciding ---------------------------------------------------------------------------------------------------
+
+
+def _decide(opened: Opened, current: Round) -> None:
+    """Decide every partition of a round, store what was decided, and do what follows."""
+    trigger, spec = current.trigger, current.model.spec
+    factors = grades.fleet_factors(current.found)
+    with opened.store.read() as tx:
+        before = {number: evaluations.latest(tx, number) for number in current.found}
+    each = {}
+    for number, found in current.found.items():
+        last, place = before[number], current.places[number]
+        # What another champion was told is no history of this one.
+        state = last.decision.evidence.get("state") if last and last.fit_id == place.champion_id else None
+        each[number] = evidence.decide(found, trigger, state=state, fleet=factors[number])
+    for number, problem in current.problems.items():
+        each[number] = Decision(Cause.DRIFT, "drift", False, "failed", f"the check failed: {problem}", Severity.HIGH)
+    each = {number: _waits(spec, trigger, current.places[number], one) for number, one in each.items()}
+    with opened.store.write() as tx:
+        evaluations.record(
+            tx, current.model.id, [(number, current.places[number].champion_id, one) for number, one in each.items()]
+        )
+        decision = together(spec, {current.places[number].key: one for number, one in each.items()})
+        current.follow(tx, replace(decision, evidence={**decision.evidence, "mark": current.mark}))
+
+
+def _waits(spec: ModelSpec, trigger: Drift, place: Record, decision: Decision) -> Decision:
+    """Return the decision on a partition, held back where training now could only bring a model that is no better.
+
+    That is where its rows were tried already, and where the rows since the change are too few to learn from but enough
+    will be there soon: a fit on the rows before it would learn what is no longer true, and be measured by it.
+    """
+    if not decision.fired:
+        return decision
+    if place.outcome not in (None, ItemState.PROMOTED) and place.considered_input in (None, place.seen):
+        said = f"{decision.reason}; the last try on these rows was {place.outcome}, so it waits for new rows"
+        return replace(decision, fired=False, code="no_news", reason=said)
+    found = decision.found
+    rows = (
+        next((int(one.detail.get("window", 0)) for one in found.signals if one.kind == "loss_scan"), 0) if found else 0
+    )
+    if found and found.changed_at and found.until and 0 < rows < spec.least_rows:
+        passed = datetime.fromisoformat(found.until) - datetime.fromisoformat(found.changed_at)
+        if passed * ((spec.least_rows - rows) / rows) <= trigger.period:
+            said = f"{decision.reason}; {rows} rows since the change, retraining waits for {spec.least_rows}"
+            return replace(decision, fired=False, code="few_since", reason=said)
+    return decision
+
+
+def together(spec: ModelSpec, each: dict[str, Decision]) -> Decision:
+    """Return one decision on a model from those on its partitions, by key."""
+    if not each:
+        said = "no champion has new observations, or labelled rows newer than its training"
+        return Decision(Cause.DRIFT, "drift", False, "nothing_new", said)
+    worst_key, worst = max(each.items(), key=lambda pair: _rank(pair[1]))
+    if not spec.partition_by:
+        return replace(worst, evidence=_summary(each))
+    fired = {key: one for key, one in each.items() if one.fired}
+    name = label(decode(KeyText(worst_key)), spec.dimensions, spec.overall)
+    if not fired:
+        said = (
+            f"{plural(len(each), 'partition')} checked, none asks for training; most noticeable {name}: {worst.reason}"
+        )
+        return replace(worst, reason=said, evidence=_summary(each), confidence=worst.confidence)
+    listed = sorted(fired, key=lambda key: _rank(fired[key]), reverse=True)
+    names = ", ".join(label(decode(KeyText(key)), spec.dimensions, spec.overall) for key in listed[:_NAMED])
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    said = f"{len(fired)} of {plural(len(each), 'partition')} checked: {names}{more}; {name}: {worst.reason}"
+    keys = tuple(closure([KeyText(key) for key in listed], spec.dimensions, spec.levels))
+    return replace(worst, reason=said, keys=keys, evidence=_summary(each))
+
+
+def _rank(decision: Decision) -> tuple[bool, int, int]:
+    return decision.fired, list(Severity).index(decision.severity), decision.confidence or 0
+
+
+def _summary(each: dict[str, Decision]) -> dict[str, object]:
+    kinds = [one.drift_type for one in each.values() if one.drift_type is not DriftType.NONE]
+    return {
+        "checked": len(each),
+        "fired": sum(one.fired for one in each.values()),
+        "severity": {str(level): sum(one.severity is level for one in each.values()) for level in Severity},
+        "types": {str(kind): kinds.count(kind) for kind in dict.fromkeys(kinds)},
+    }

@@ -1,0 +1,412 @@
+"""Has the loss risen? A scan over the newest losses against those measured when the champion was promoted.
+
+For worker children: SciPy is imported here. Losses are one number per labelled row, lower is better, in the order in
+which they came; reference losses are out of sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats  # type: ignore[import-untyped]
+from scipy.special import xlogy  # type: ignore[import-untyped]
+
+from evertrain.errors import ConfigError, DataError
+
+Floats = NDArray[np.float64]
+
+LEAST_REFERENCE = 20  # below it nothing is said
+FULL_REFERENCE = 200  # below it the tails are Student's: the reference is itself uncertain
+SMALLEST_WINDOW = 32
+RING = 20_000  # newest losses that a scan looks at
+TESTS = 7  # the 22 nested windows are worth as much chance as seven independent ones: a fit to simulations
+BLOCKS = 10
+BETS = (0.1, 0.2, 0.4, 0.8, 1.6)
+_WINDOWS = np.unique(np.round(SMALLEST_WINDOW * 1.35 ** np.arange(22)).astype(np.intp))
+_STARTS = 2.11  # bounds the sum of 1 / (n ln² n) over n >= 2, so that the weights of all starts sum to at most 1
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan found.
+
+    Attributes:
+        z: the largest standardised rise over all windows, in standard deviations.
+        p: chance of a rise as large at one look while nothing changes; corrected for the search over windows.
+        at: place, in the live losses as given, from which on they have risen; None where none could be.
+        window: losses from there on.
+        before, after: mean loss of the reference, and of the window.
+        ratio, low, high: relative rise of `after` over `before`, with its 95 % interval.
+        rise, variance: of the mean loss, in its own unit, with what the search over windows found by luck taken off.
+        live, reference: losses used; those that are not finite are left out.
+        memory: how many rows are worth one independent row.
+        problem: why nothing can be said; then p is 1.
+    """
+
+    z: float = 0.0
+    p: float = 1.0
+    at: int | None = None
+    window: int = 0
+    before: float = 0.0
+    after: float = 0.0
+    ratio: float = 0.0
+    low: float = 0.0
+    high: float = 0.0
+    rise: float = 0.0
+    variance: float = 0.0
+    live: int = 0
+    reference: int = 0
+    memory: float = 1.0
+    problem: str = ""
+
+
+def threshold(alpha: float, checks: float) -> float:
+    """Return the z above which a scan may alarm, so that `checks` looks together alarm by chance at most `alpha`.
+
+    >>> round(threshold(0.05, 100), 6)
+    3.803168
+    """
+    if not (0 < alpha < 1 and checks >= 1):
+        raise ConfigError("threshold", (alpha, checks), "a chance between 0 and 1, and at least one check")
+    return NormalDist().inv_cdf(1 - alpha / (TESTS * checks))
+
+
+def pit(reference: ArrayLike, losses: ArrayLike) -> Floats:
+    """Return where each loss lies among the reference's, 0 to 1; equal ones count half (mid-ranks).
+
+    It makes the scan independent of how losses are distributed, and of their unit.
+
+    >>> pit([0.1, 0.2, 0.3, 0.4], [0.1, 0.25, 9.0]).tolist()
+    [0.125, 0.5, 1.0]
+    """
+    known, new = np.sort(finite(reference, "reference losses")), np.asarray(losses, dtype=np.float64)
+    if not known.size:
+        raise DataError("there are no reference losses to rank against")
+    return np.asarray((known.searchsorted(new, "left") + known.searchsorted(new, "right")) / (2 * known.size))
+
+
+def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = None) -> Scan:
+    """Return the best evidence that the newest losses are higher than before.
+
+    Ranks against the reference; for windows of 32, 43, … up to 20,000 newest losses the mean rank is compared with
+    that of everything before. Two-valued ranks (right or wrong) take the signed root of the likelihood ratio,
+    which holds in the tails. Where losses depend on their neighbours, the variance is inflated by the
+    autocorrelation time, where rows come in groups by the design effect.
+
+    Args:
+        reference: 20 or more; below 200 the tails are Student's. Order matters for their dependence only.
+        live: oldest first; NaN is not labelled yet. Only the newest 20,000 are used.
+        groups: a label per live loss, e.g. the customer.
+
+    Raises:
+        DataError: losses are no plain list of numbers, or `groups` are not as many.
+
+    >>> found = scan(np.tile([0.0, 0.0, 0.0, 1.0], 100), np.r_[np.tile([0.0, 0.0, 0.0, 1.0], 50), np.ones(40)])
+    >>> found.at, found.window, found.p < 1e-9
+    (197, 43, True)
+    """
+    known, whole = finite(reference, "reference losses"), _plain(live, "losses")
+    labels = None if groups is None else np.asarray(groups)
+    if labels is not None and labels.shape != whole.shape:
+        raise DataError(f"there are {labels.size} groups for {whole.size} losses")
+    kept = np.flatnonzero(np.isfinite(whole))[-RING:]
+    new = whole[kept]
+    count, n0 = int(new.size), int(known.size)
+    if n0 < LEAST_REFERENCE:
+        return Scan(live=count, reference=n0, problem=f"{n0} reference losses, the scan needs {LEAST_REFERENCE}")
+    if count < SMALLEST_WINDOW:
+        return Scan(live=count, reference=n0, problem=f"{count} labelled rows, the scan needs {SMALLEST_WINDOW}")
+    ranks = np.concatenate([pit(known, known), pit(known, new)])
+    memory = _memory(ranks[:n0])
+    z, window = _best(ranks, n0)
+    split = count - window
+    own = ranks[n0:]
+    # The reference may be in no order, as a shuffled hold-out is; then only the live losses show their dependence.
+    memory = max(memory, _memory(_level(own, split)))
+    if labels is not None:
+        memory = max(memory, design_effect(own, labels[kept]))
+    if n0 / memory < LEAST_REFERENCE or count / memory < LEAST_REFERENCE / 2:
+        few = f"one row in {memory:.0f} is news: too few for a statement"
+        return Scan(live=count, reference=n0, memory=memory, problem=few)
+    z = _widened(z / np.sqrt(memory), n0 / memory)
+    p = min(1.0, TESTS * float(stats.norm.sf(z)))
+    return _sized(known, new, z, p, window, memory, kept)
+
+
+def _best(ranks: Floats, n0: int) -> tuple[float, int]:
+    """Return the largest standardised rise and its window, before any inflation."""
+    n = ranks.size
+    windows = _WINDOWS[n - n0 >= _WINDOWS]
+    sums, squares = np.r_[0.0, np.cumsum(ranks)], np.r_[0.0, np.cumsum(np.square(ranks))]
+    before = n - windows
+    mb, mw = sums[before] / before, (sums[n] - sums[before]) / windows
+    values, counts = np.unique(ranks, return_counts=True)
+    if values.size == 1:
+        return 0.0, int(windows[0])
+    if values.size == 2:
+        low, width = values[0], values[1] - values[0]
+        z = _signed_root((mw - low) / width, windows, (mb - low) / width, before)
+    else:
+        spread = squares[before] / before - mb**2
+        if counts.max() > n / 2:
+            # Mostly one value, e.g. no loss at all: a few rare ones in a window are no normal distribution.
+            spread = np.maximum(spread, (squares[n] - squares[before]) / windows - mw**2)
+        z = (mw - mb) / np.sqrt(np.maximum(spread, 1e-12) * (1 / windows + 1 / before))
+    best = int(np.argmax(z))
+    return float(z[best]), int(windows[best])
+
+
+def _signed_root(mw: Floats, w: NDArray[np.intp], mb: Floats, nb: NDArray[np.intp]) -> Floats:
+    mw, mb = np.clip(mw, 0.0, 1.0), np.clip(mb, 0.0, 1.0)  # differences of sums stray by rounding
+    pooled = (w * mw + nb * mb) / (w + nb)
+    ratio = w * _divergence(mw, pooled) + nb * _divergence(mb, pooled)
+    return np.asarray(np.sign(mw - mb) * np.sqrt(2 * np.maximum(ratio, 0.0)))
+
+
+def _divergence(a: Floats, b: Floats) -> Floats:
+    """Return Kullback-Leibler's divergence of two Bernoulli distributions; where b is 0 or 1, a is too."""
+    inside = (b > 0) & (b < 1)
+    b = np.where(inside, b, 0.5)
+    found = xlogy(a, a / b) + xlogy(1 - a, (1 - a) / (1 - b))
+    return np.where(inside, found, 0.0)
+
+
+def _widened(z: float, reference: float) -> float:
+    if reference >= FULL_REFERENCE:
+        return float(z)
+    return float(-stats.norm.ppf(max(float(stats.t.sf(z, reference - 1)), 1e-300)))
+
+
+def _sized(known: Floats, new: Floats, z: float, p: float, window: int, memory: float, kept: NDArray[np.intp]) -> Scan:
+    """Return the scan with how large the rise is, in the losses' own unit."""
+    before, after = float(known.mean()), float(new[-window:].mean())
+    base = abs(before)
+    if base == 0.0:
+        # No loss at all so far. It could still be half a typical one: a ratio needs something to divide by.
+        base = float(np.abs(new[new != 0]).mean()) * 0.5 / (known.size + 1) if np.any(new) else 1.0
+    known_var, after_var = mean_variance(known, memory), mean_variance(new[-window:], memory)
+    ratio = (after - before) / base
+    half = float(stats.t.ppf(0.975, BLOCKS - 1)) * float(np.sqrt(after_var + (1 + ratio) ** 2 * known_var)) / base
+    # Two views of the rise, the better one counts: over all live losses, and over the window that the search chose,
+    # pulled back to what that search leaves of its z.
+    rise, variance = float(new.mean()) - before, mean_variance(new, memory) + known_var
+    left = max(0.0, -NormalDist().inv_cdf(min(max(p, 1e-300), 0.5)))
+    found, found_variance = (after - before) * (left / z if z > left > 0 else float(left > 0)), after_var + known_var
+    if found * np.sqrt(variance) > rise * np.sqrt(found_variance):
+        rise, variance = found, found_variance
+    return Scan(
+        z, p, int(kept[-window]), window, before, after, ratio, ratio - half, ratio + half, rise, variance,
+        int(new.size), int(known.size), memory,
+    )  # fmt: skip
+
+
+def mean_variance(values: Floats, memory: float = 1.0) -> float:
+    """Return the variance of the mean; from ten block means where rows depend on their neighbours (`memory` > 1)."""
+    if values.size < 2:
+        return 0.0
+    plain = float(values.var(ddof=1)) / values.size
+    if memory <= 1 or values.size < 2 * BLOCKS:
+        return plain * memory
+    means = values[values.size % BLOCKS :].reshape(BLOCKS, -1).mean(axis=1)
+    return max(plain, float(means.var(ddof=1)) / BLOCKS)
+
+
+def _memory(ranks: Floats) -> float:
+    """Return the integrated autocorrelation time, 1 where neighbours are not clearly alike."""
+    if ranks.size < 50 or not np.any(ranks != ranks[0]):
+        return 1.0
+    away = ranks - ranks.mean()
+    lag1 = float(away[1:] @ away[:-1] / (away @ away))
+    return tau(ranks) if lag1 * np.sqrt(ranks.size) > 2.33 else 1.0
+
+
+def _level(values: Floats, split: int) -> Floats:
+    """Return the values without the step between the first `split` and the rest."""
+    parts = [one - one.mean() for one in (values[:split], values[split:]) if one.size]
+    return np.concatenate(parts)
+
+
+def tau(values: Floats, c: float = 5.0) -> float:
+    away = values - np.mean(values)
+    n = away.size
+    if not np.any(away):
+        return 1.0
+    spectrum = np.fft.rfft(away, 2 * n)
+    a = np.fft.irfft(spectrum * np.conj(spectrum))[:n]
+    times = 2 * np.cumsum(a / a[0]) - 1
+    enough = np.arange(n) >= c * times
+    return max(1.0, float(times[np.argmax(enough)] if enough.any() else times[-1]))
+
+
+def rise_over(before: float, rows: int, live: ArrayLike, *, groups: ArrayLike | None = None) -> Scan:
+    """Return whether the mean loss is above a mean that is all that is known of the past.
+
+    There is no search for a change point: all live losses are compared. The old mean counts as measured on `rows`
+    rows whose losses spread like the live ones, in proportion to their mean.
+
+    >>> round(rise_over(0.1, 1000, [0.0, 0.0, 0.0, 1.0] * 50).z, 2)
+    5.4
+    """
+    whole = _plain(live, "losses")
+    kept = np.flatnonzero(np.isfinite(whole))
+    new = whole[kept]
+    count = int(new.size)
+    if count < SMALLEST_WINDOW or rows < LEAST_REFERENCE:
+        few = f"{count} labelled rows and a baseline of {rows} rows"
+        return Scan(live=count, reference=rows, problem=f"{few}; needed are {SMALLEST_WINDOW} and {LEAST_REFERENCE}")
+    memory = _memory(new)
+    if groups is not None:
+        memory = max(memory, design_effect(new, np.asarray(groups)[kept]))
+    after, variance = float(new.mean()), mean_variance(new, memory)
+    if np.isin(new, (0.0, 1.0)).all():
+        base_variance = before * (1 - before) / rows
+        counts = np.array([count], dtype=np.intp), np.array([rows], dtype=np.intp)
+        z = float(_signed_root(np.array([after]), counts[0], np.array([before]), counts[1])[0]) / np.sqrt(memory)
+        variance = max(variance, after * (1 - after) / count * memory, (1 - before) * before / count * memory)
+    else:
+        base_variance = float(new.var()) * (before / after) ** 2 / rows if after else 0.0
+        total = variance + base_variance
+        z = (after - before) / np.sqrt(total) if total > 0 else float(np.sign(after - before)) * 40.0
+    z = _widened(float(z), count / memory)
+    base = abs(before) or (abs(after) or 1.0) * 0.5 / (rows + 1)
+    ratio = (after - before) / base
+    half = float(stats.t.ppf(0.975, BLOCKS - 1)) * float(np.sqrt(variance + (1 + ratio) ** 2 * base_variance)) / base
+    return Scan(
+        z, float(stats.norm.sf(z)), None, count, before, after, ratio, ratio - half, ratio + half, after - before,
+        variance + base_variance, count, rows, memory,
+    )  # fmt: skip
+
+
+def design_effect(values: ArrayLike, groups: ArrayLike) -> float:
+    """Return by how much rows of a group being alike inflates the variance of the mean: 1 + (m - 1) ICC.
+
+    Source: Kish, Survey Sampling (1965); the intraclass correlation by one-way analysis of variance.
+
+    >>> design_effect([0.0, 0.0, 1.0, 1.0, 2.0, 2.0], ["a", "a", "b", "b", "c", "c"])
+    2.0
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    _, codes, sizes = np.unique(np.asarray(groups).astype(str), return_inverse=True, return_counts=True)
+    n, k = numbers.size, sizes.size
+    if k < 2 or k == n:
+        return 1.0
+    means = np.bincount(codes, numbers) / sizes
+    between = float(sizes @ np.square(means - numbers.mean())) / (k - 1)
+    within = float(np.square(numbers - means[codes]).sum()) / (n - k)
+    typical = (n - float(sizes @ sizes) / n) / (k - 1)
+    total = between + (typical - 1) * within
+    alike = max(0.0, (between - within) / total) if total > 0 else 0.0
+    return 1 + (float(sizes @ sizes) / n - 1) * alike
+
+
+# --- by a proof, at any time ------------------------------------------------------------------------------------
+
+
+def e_process(gains: ArrayLike, bets: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)) -> Floats:
+    """Return, after each gain, the wealth of one who bet a share of it on every gain, averaged over the bets.
+
+    While gains have a mean of 0 or less given their past, it exceeds 1/alpha ever with a chance of at most alpha
+    (Ville's inequality), however often one looks.
+
+    Args:
+        gains: each -1 or more; a bet above 1 needs gains above -1/bet.
+
+    >>> e_process([1.0, 0.0, 1.0]).round(4).tolist()
+    [1.31, 1.31, 1.7905]
+    """
+    steps = np.log1p(np.outer(np.asarray(bets), _plain(gains, "gains")))
+    return np.asarray(np.exp(np.cumsum(steps, axis=1)).mean(axis=0))
+
+
+def upper_mean(values: Floats, alpha: float) -> float:
+    """Return what the mean of values in [0, 1] is below, with a chance of at least 1 - alpha, at any number of rows.
+
+    A bet against every larger mean would have made 1/alpha of its stake on these very values.
+
+    Source: Waudby-Smith and Ramdas, J. R. Stat. Soc. B 86 (2024), section 4, with constant bets.
+    """
+    shares = 0.5 ** np.arange(1, 10)
+    low, high = float(values.mean()), 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if middle >= 1.0:
+            break
+        wealth = np.log1p(np.outer(shares / (1 - middle), middle - values)).sum(axis=1)
+        low, high = (low, middle) if np.logaddexp.reduce(wealth) > np.log(shares.size / alpha) else (middle, high)
+    return high
+
+
+def guaranteed_p(reference: ArrayLike, live: ArrayLike, *, alpha: float, bound: float | None = None) -> float:
+    """Return a p-value for "the mean loss rose" that holds at every look at once, since the first live loss.
+
+    What is guaranteed: while the mean of the (capped) loss, given the past, is no higher than it was, the chance that
+    p ever falls to `alpha` or below is at most `alpha`, for any number of losses and checks, and any distribution.
+    What must hold: reference losses are independent draws from the time of the promotion, and every call is given
+    all live losses since the same first one. Losses that depend on their neighbours go in as means of blocks, which
+    makes the guarantee an approximation. p is never below `alpha`/4, the share spent on not knowing the reference
+    mean.
+
+    Losses count up to `bound`; None is 1 where the reference holds zeros and ones only, else the largest of its first
+    fifth, which is then used for nothing else. What a loss exceeds the bound by is not seen.
+
+    Source: bets on starts at every time, weighed so that they sum to one: the e-detector of Shin, Ramdas and Rinaldo
+    (2023) with a proper prior instead of a threshold on the average run length.
+    """
+    known, new = finite(reference, "reference losses"), finite(live, "losses")
+    if known.size < LEAST_REFERENCE or not new.size:
+        return 1.0
+    if min(known.min(), new.min()) < 0:
+        raise DataError("a loss is negative; the guaranteed profile needs losses of 0 or more")
+    if bound is None and not np.isin(known, (0.0, 1.0)).all():
+        apart = max(LEAST_REFERENCE // 2, known.size // 5)
+        bound, known = float(known[:apart].max()), known[apart:]
+    bound = 1.0 if bound is None else bound
+    if bound <= 0:
+        bound = float(np.finfo(np.float64).tiny)  # nothing but zeros: any loss at all counts in full
+    known, new = np.minimum(known / bound, 1.0), np.minimum(new / bound, 1.0)
+    memory = max(_memory(known), _memory(new[: max(50, new.size // 2)]))
+    if memory > 1:
+        known, new = _block_means(known, memory), _block_means(new, memory)
+        if known.size < 2 or not new.size:
+            return 1.0
+    spent = alpha / 4
+    least = upper_mean(known, spent)
+    return min(1.0, spent + float(np.exp(-_log_wealth(new - least, least))))
+
+
+def _log_wealth(gains: Floats, least: float) -> float:
+    """Return the logarithm of the largest wealth of bets that started at any time."""
+    bets = np.minimum(BETS, 0.9 / least) if least > 0 else np.asarray(BETS)
+    sums = np.cumsum(np.log1p(np.outer(bets, gains)), axis=1)
+    places = np.arange(2, gains.size + 2)
+    weights = -np.log(_STARTS * places * np.log(places) ** 2)
+    earlier = np.concatenate([np.zeros((bets.size, 1)), sums[:, :-1]], axis=1)
+    wealth = sums + np.logaddexp.accumulate(weights - earlier, axis=1)
+    return float((np.logaddexp.reduce(wealth, axis=0) - np.log(bets.size)).max())
+
+
+def _block_means(values: Floats, memory: float) -> Floats:
+    size = int(np.ceil(4 * memory))
+    return np.asarray(values[: values.size - values.size % size].reshape(-1, size).mean(axis=1))
+
+
+# --- input ------------------------------------------------------------------------------------------------------
+
+
+def _plain(values: ArrayLike, what: str) -> Floats:
+    try:
+        found = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} have to be numbers: {error}") from error
+    if found.ndim != 1:
+        raise DataError(f"{what} have to be a list of numbers; got the shape {found.shape}")
+    return found
+
+
+def finite(values: ArrayLike, what: str) -> Floats:
+    """Return the finite ones of a list of numbers."""
+    found = _plain(values, what)
+    return found[np.isfinite(found)]

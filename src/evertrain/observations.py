@@ -1,0 +1,1159 @@
+"""Observations: predictions with their features and, later, their actuals, in a SQLite file of their own.
+
+A row has two halves, the prediction and the actual, that meet by model and id in any order; until both are there the
+actual waits. Every half is the newest by its time, so the same calls in any order leave the same table.
+
+Features are kept row by row, eight bytes for each that is no text, so a window costs what it holds however its rows
+were sent, and a row that is erased is gone. Past the bound on rows every second row goes, chosen by a hash of the id:
+what stays is a uniform sample of everything that was seen, and says so.
+
+The file has a rollback journal, not a WAL: many processes write it, none is its keeper, and beside a checkpoint a
+commit can corrupt a WAL before SQLite 3.51.3 (sqlite.org/wal.html#walresetbug).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from hashlib import blake2b
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evertrain.clock import Clock
+from evertrain.errors import DataError, StoreError
+from evertrain.partitions import WHOLE, KeyText, printable
+from evertrain.store.connect import refuse_network, translated
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+Value: TypeAlias = int | float | str | None
+
+DAYS, ROWS = 90, 1_000_000
+_WAITING_DAYS = 30  # an actual without its prediction
+_CHUNK = 5_000  # rows of one transaction: other writers get their turn between two
+_SWEEP = 20_000  # row numbers that one transaction of thinning or expiry looks at
+_LONGEST_ID, _LONGEST_TEXT = 500, 1_000_000
+_MISSING = np.iinfo(np.int64).min
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_AHEAD = timedelta(days=1)
+_ARRIVED = 0.95  # of the expected labels, before the watermark
+_PROBES, _PROBED = 40, 256
+
+_TABLES = """
+CREATE TABLE models (
+  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+  seq INTEGER NOT NULL DEFAULT 0,       -- number of the newest write that brought news
+  rows INTEGER NOT NULL DEFAULT 0,      -- rows that are stored
+  halvings INTEGER NOT NULL DEFAULT 0,  -- 1 in 2^halvings rows is kept
+  swept INTEGER);                       -- row number up to which older rows were thinned, null for all of them
+CREATE TABLE partitions (
+  id INTEGER PRIMARY KEY, model INTEGER NOT NULL REFERENCES models, key TEXT NOT NULL,
+  seq INTEGER NOT NULL DEFAULT 0,
+  observed INTEGER NOT NULL DEFAULT 0,  -- kept rows that ever came, it never falls
+  labelled INTEGER NOT NULL DEFAULT 0,  -- of those, rows whose actual ever came
+  UNIQUE (model, key));
+CREATE INDEX partitions_seq ON partitions (model, seq);
+CREATE TABLE layouts (id INTEGER PRIMARY KEY, columns TEXT NOT NULL UNIQUE);
+CREATE TABLE observed (
+  id INTEGER PRIMARY KEY, model INTEGER NOT NULL REFERENCES models, name TEXT NOT NULL, hash INTEGER NOT NULL,
+  partition INTEGER REFERENCES partitions, at INTEGER, layout INTEGER REFERENCES layouts, numbers BLOB, texts TEXT,
+  predicted, version TEXT, actual, actual_at INTEGER, labelled_at INTEGER,
+  UNIQUE (model, name),
+  CHECK ((at IS NULL) = (partition IS NULL) AND (at IS NULL) = (layout IS NULL)),
+  CHECK ((actual IS NULL) = (actual_at IS NULL) AND (actual IS NULL) = (labelled_at IS NULL)),
+  CHECK (at IS NOT NULL OR actual IS NOT NULL));
+CREATE INDEX observed_model ON observed (model, at);
+CREATE INDEX observed_partition ON observed (partition, at) WHERE partition IS NOT NULL;
+PRAGMA user_version = 1;
+"""
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What became of rows that were observed.
+
+    Attributes:
+        rows: that were given: `new`, `replaced` (the id was known), `unchanged` (the same again), `older` (a newer
+            prediction is stored under the id) and `sampled_out` (not kept: see `share`).
+        ids: one per row, in order; drawn where none were given.
+        share: of the rows that are kept, such as 0.5.
+        thinned: whether that share was halved now.
+    """
+
+    rows: int
+    new: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    older: int = 0
+    sampled_out: int = 0
+    share: float = 1.0
+    thinned: bool = False
+    ids: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What became of actuals.
+
+    Attributes:
+        rows: that were given.
+        matched: got the first actual of an observation.
+        waiting: have no observation yet, or not any more; they wait 30 days for one.
+        corrected: replaced an actual that was known.
+        unchanged: were known, or are older than what is known.
+        missing: hold no value, so they say nothing.
+        sampled_out: belong to rows that are not kept.
+    """
+
+    rows: int
+    matched: int = 0
+    waiting: int = 0
+    corrected: int = 0
+    unchanged: int = 0
+    missing: int = 0
+    sampled_out: int = 0
+
+
+@dataclass(frozen=True)
+class News:
+    """A partition with news: the number to ask from next time, and how many rows and labels ever came."""
+
+    key: KeyText
+    mark: int
+    observed: int
+    labelled: int
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was too old: rows, actuals whose prediction never came, and rows thinned away."""
+
+    rows: int = 0
+    waiting: int = 0
+    thinned: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """The newest observations, oldest first.
+
+    Attributes:
+        features: one row per observation; columns of all of them, with the widest type, null where a row has none.
+        ids, keys, versions: of each row; a version is None where it was not told.
+        times: when it was predicted, UTC, datetime64[us].
+        predicted, actual: float64 with NaN for missing, or objects with None where any of them is a text.
+        labelled: when the first actual came, datetime64[us], NaT where none did.
+        probabilities: shape (rows, classes), NaN where none were given; None where no row has any.
+        classes: what the columns of `probabilities` stand for.
+        share: of the rows seen that are kept; below one it is a uniform sample.
+        notes: what else a reader should know, each one sentence.
+    """
+
+    features: pl.DataFrame
+    ids: list[str]
+    keys: list[KeyText]
+    versions: list[str | None]
+    times: NDArray[np.datetime64]
+    predicted: NDArray[Any]
+    actual: NDArray[Any]
+    labelled: NDArray[np.datetime64]
+    probabilities: NDArray[np.float64] | None
+    classes: tuple[Value, ...]
+    share: float
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def has_actual(self) -> NDArray[np.bool_]:
+        """Which rows have their actual."""
+        return ~np.isnat(self.labelled)
+
+    def pandas(self) -> pd.DataFrame:
+        """Return the features as trainers get them."""
+        import pandas as pd
+
+        return pd.DataFrame({name: self.features[name].to_numpy() for name in self.features.columns})
+
+
+class Observations:
+    """The observations of one project. Thread-safe; any process may write.
+
+    Args:
+        path: the file; made with the first write.
+        days: age at which rows go.
+        rows: of one model; past it every second one goes, see the module.
+        busy_s: seconds to wait for another process's write.
+
+    >>> import tempfile; from evertrain.clock import ManualClock
+    >>> seen = Observations(Path(tempfile.mkdtemp()) / "observations.db", ManualClock())
+    >>> seen.observe("m", {"x": [1.0, 2.0]}, predicted=[3, 4], ids=["a", "b"])
+    Noted(rows=2, new=2, replaced=0, unchanged=0, older=0, sampled_out=0, share=1.0, thinned=False)
+    >>> seen.actuals("m", ["a"], [3.5]).matched
+    1
+    >>> seen.window("m").actual
+    array([3.5, nan])
+    """
+
+    def __init__(self, path: Path, clock: Clock, *, days: int = DAYS, rows: int = ROWS, busy_s: float = 5.0) -> None:
+        self.path, self.clock, self.days, self.bound = path, clock, days, rows
+        self._busy_s, self._pid = busy_s, os.getpid()
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+
+    # --- writing ----------------------------------------------------------------------------------------------
+
+    def observe(
+        self,
+        model: str,
+        frame: object,
+        *,
+        predicted: Iterable[object],
+        probabilities: object = None,
+        classes: Sequence[object] | None = None,
+        keys: Sequence[KeyText] | None = None,
+        ids: Sequence[object] | None = None,
+        times: Sequence[object] | None = None,
+        versions: Sequence[str] | None = None,
+    ) -> Noted:
+        """Write predictions with their features.
+
+        Args:
+            frame: the features: a pandas or Polars frame, columns by name, or one mapping per row.
+            predicted: a number or a text per row; missing where the model gave none.
+            probabilities: shape (rows, classes).
+            classes: what their columns stand for; by default 0, 1, …
+            keys: partition of each row; by default the whole model.
+            ids: by which actuals find their row; by default drawn. An id given again replaces its row, unless that
+                is newer.
+            times: when it was predicted, UTC unless they name a zone; by default now.
+            versions: of the model, that answered.
+
+        Raises:
+            DataError: a value cannot be kept; nothing is written.
+            StoreBusy: another process held the write lock for too long.
+        """
+        columns = typed(frame)
+        values = plain(predicted, "prediction")
+        count = len(values)
+        if columns.width and columns.height != count:
+            raise DataError(f"there are {count} predictions for {columns.height} rows")
+        now = self.clock.now()
+        layout, numbers, texts = _encode(columns, count, probabilities, classes)
+        given = _per_row("key", keys, count)
+        moments = _moments(times, now, count, "the time of a prediction")
+        told = _per_row("version", versions, count)
+        names = tuple(_drawn(now, count) if ids is None else map(_id, _per_row("id", ids, count), range(1, count + 1)))
+        rows = list(
+            zip(
+                names, map(_hash, names), repeat(WHOLE) if given is None else given, moments, numbers, texts, values,
+                repeat(None) if told is None else told,
+            )
+        )  # fmt: skip
+        noted = Noted(count, ids=names)
+        for start in range(0, count, _CHUNK):
+            noted = self._observe(model, layout, rows[start : start + _CHUNK], noted, ids is None, times is not None)
+        return noted
+
+    def _observe(
+        self, model: str, layout: str, rows: list[tuple[Any, ...]], noted: Noted, drawn: bool, timed: bool
+    ) -> Noted:
+        counts: Counter[str] = Counter()
+        news: Counter[KeyText] = Counter()
+        labels: Counter[KeyText] = Counter()
+        with self._write() as run:
+            owner = _model(run, model)
+            mask = (1 << owner.halvings) - 1
+            place = _layout(run, layout)
+            kept = [row for row in rows if not row[1] & mask]
+            counts["sampled_out"] = len(rows) - len(kept)
+            known = {} if drawn else _observed(run, owner.id, [row[0] for row in kept])
+            fresh: dict[str, tuple[Any, ...]] = {}
+            changed: dict[str, tuple[Any, ...]] = {}
+            for row in kept:
+                name, _, key, at, numbers, texts, predicted, version = row
+                content = (key, place, numbers, texts, predicted, version)
+                before = known.get(name)
+                if before is None or before[1] is None:
+                    counts["new"] += 1
+                    news[key] += 1
+                    labels[key] += before is not None  # its actual waited
+                elif content == before[2] and (at == before[1] or not timed):
+                    counts["unchanged"] += 1
+                    continue
+                elif at < before[1]:
+                    counts["older"] += 1
+                    continue
+                else:
+                    counts["replaced"] += 1
+                    news[key] += 0
+                known[name] = (before[0] if before else None, at, content)
+                (fresh if known[name][0] is None else changed)[name] = row
+            numbers_of = _partitions(run, owner.id, news)
+            run.executemany(
+                "INSERT INTO observed (model, name, hash, partition, at, layout, numbers, texts, predicted, version)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (owner.id, name, mark, numbers_of[key], at, place, numbers, texts, predicted, version)
+                    for name, mark, key, at, numbers, texts, predicted, version in fresh.values()
+                ],
+            )
+            run.executemany(
+                "UPDATE observed SET partition = ?, at = ?, layout = ?, numbers = ?, texts = ?, predicted = ?,"
+                " version = ? WHERE id = ?",
+                [
+                    (numbers_of[key], at, place, numbers, texts, predicted, version, known[name][0])
+                    for name, _, key, at, numbers, texts, predicted, version in changed.values()
+                ],
+            )
+            thinned = _grown(run, owner, len(fresh), self.bound)
+            _tell(run, owner.id, {numbers_of[key]: (news[key], labels[key]) for key in news})
+        if thinned:
+            self._sweep(model)
+        return Noted(
+            noted.rows,
+            noted.new + counts["new"],
+            noted.replaced + counts["replaced"],
+            noted.unchanged + counts["unchanged"],
+            noted.older + counts["older"],
+            noted.sampled_out + counts["sampled_out"],
+            self.share(model) if thinned else 0.5**owner.halvings,
+            noted.thinned or thinned,
+            noted.ids,
+        )
+
+    def actuals(
+        self, model: str, ids: Sequence[object], values: Iterable[object], *, times: Sequence[object] | None = None
+    ) -> Labelled:
+        """Write what really happened; before, after or long after the predictions, in part, or again to correct it.
+
+        Args:
+            ids: of the observations.
+            values: a number or a text each; a missing one says nothing.
+            times: when each became known, UTC unless they name a zone; by default now. The newest is the one that
+                counts, and of equally new ones the last.
+
+        Raises:
+            DataError: a value cannot be kept; nothing is written.
+        """
+        found = plain(values, "actual")
+        count = len(found)
+        listed = _per_row("id", ids, count)
+        names = [_id(one, number) for number, one in enumerate(listed or [], 1)]
+        moments = _moments(times, self.clock.now(), count, "the time of an actual")
+        rows = [row for row in zip(names, moments, found, strict=True) if row[2] is not None]
+        total: Counter[str] = Counter(rows=count, missing=count - len(rows))
+        for start in range(0, len(rows), _CHUNK):
+            total += self._actuals(model, rows[start : start + _CHUNK], times is not None)
+        return Labelled(**total)
+
+    def _actuals(self, model: str, rows: list[tuple[str, int, Value]], timed: bool) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        news: Counter[int] = Counter()
+        with self._write() as run:
+            owner = _model(run, model)
+            mask = (1 << owner.halvings) - 1
+            known = _labels(run, owner.id, [row[0] for row in rows])
+            touched: dict[str, None] = {}
+            for name, at, value in rows:
+                if mask and _hash(name) & mask:
+                    counts["sampled_out"] += 1
+                    continue
+                number, partition, before, since, first = known.get(name) or (None, None, None, None, None)
+                if since is None or first is None:
+                    counts["waiting" if partition is None else "matched"] += 1
+                    if partition is not None:
+                        news[partition] += 1
+                    known[name] = (number, partition, value, at, at)
+                    touched[name] = None
+                    continue
+                same = value == before and isinstance(value, str) == isinstance(before, str)
+                if at < since or same:
+                    counts["unchanged"] += 1
+                    if not timed:
+                        continue
+                else:
+                    counts["corrected"] += 1
+                    if partition is not None:
+                        news[partition] += 0
+                wins = value if at >= since else before
+                known[name] = (number, partition, wins, max(at, since), min(at, first))
+                touched[name] = None
+            fresh = [name for name in touched if known[name][0] is None]
+            run.executemany(
+                "INSERT INTO observed (model, name, hash, actual, actual_at, labelled_at) VALUES (?, ?, ?, ?, ?, ?)",
+                [(owner.id, name, _hash(name), *known[name][2:]) for name in fresh],
+            )
+            run.executemany(
+                "UPDATE observed SET actual = ?, actual_at = ?, labelled_at = ? WHERE id = ?",
+                [(*known[name][2:], known[name][0]) for name in touched if known[name][0] is not None],
+            )
+            thinned = _grown(run, owner, len(fresh), self.bound)
+            _tell(run, owner.id, {number: (0, labels) for number, labels in news.items()})
+        if thinned:
+            self._sweep(model)
+        return counts
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def window(
+        self,
+        model: str,
+        keys: Sequence[KeyText] | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 10_000,
+        labelled: bool = False,
+    ) -> Window:
+        """Return the newest observations; costs what is returned, not what is stored.
+
+        Args:
+            keys: partitions; by default all rows of the model.
+            since, until: bounds of the time of prediction; the first is part of it, the second is not.
+            limit: rows at most.
+            labelled: only rows whose actual is known; costs the rows passed over, too.
+        """
+        with self._read() as run:
+            rows, share = [], 1.0
+            if run is not None and (owner := _known(run, model)) is not None:
+                rows, share = _newest(run, owner, keys, since, until, limit, labelled), 0.5**owner.halvings
+            layouts = _layouts(run, {row[5] for row in rows}) if run is not None else {}
+        return _window(rows, layouts, share)
+
+    def keys_with_news(self, model: str, since: int = 0, limit: int = 10_000) -> list[News]:
+        """Return the partitions that were written to after the mark `since`, oldest news first.
+
+        The largest `mark` of the answer is what to ask from next; costs what changed, at any number of partitions.
+        """
+        with self._read() as run:
+            if run is None or (owner := _known(run, model)) is None:
+                return []
+            found = run.execute(
+                "SELECT key, seq, observed, labelled FROM partitions WHERE model = ? AND seq > ? ORDER BY seq LIMIT ?",
+                (owner.id, since, limit),
+            ).fetchall()
+            if len(found) == limit:  # partitions of one write have one number, and none of them may be left out
+                found += run.execute(
+                    "SELECT key, seq, observed, labelled FROM partitions WHERE model = ? AND seq = ?",
+                    (owner.id, found[-1][1]),
+                ).fetchall()
+        return [News(KeyText(key), *rest) for key, *rest in dict.fromkeys(found)]
+
+    def share(self, model: str) -> float:
+        """Return the share of the model's rows that is kept, such as 0.5 where it is 1 in 2."""
+        with self._read() as run:
+            owner = _known(run, model) if run is not None else None
+        return 0.5**owner.halvings if owner else 1.0
+
+    def watermark(
+        self, model: str, key: KeyText | None = None, *, declared: timedelta | None = None
+    ) -> datetime | None:
+        """Return the time before which 95 % of the labels that will come have come; None where none are known.
+
+        Labels that come fast are no random choice, so what is younger is not to be judged by them. The share of rows
+        that ever get a label is learnt from those in the older half of the time that is kept. A declared delay wins.
+        The answer is on the safe side, early by up to a third of the delay.
+        """
+        now = self.clock.now()
+        if declared is not None:
+            return now - declared
+        with self._read() as run:
+            if run is None or (owner := _known(run, model)) is None:
+                return None
+            probed = _probed(run, owner, key, _micros(now))
+        found = arrived(probed, _micros(now))
+        return None if found is None else _EPOCH + timedelta(microseconds=found)
+
+    # --- removing ---------------------------------------------------------------------------------------------
+
+    def prune(self) -> Pruned:
+        """Remove what is too old, and what thinning has left to do."""
+        if not self.path.exists():
+            return Pruned()
+        now = self.clock.now()
+        with self._read() as run:
+            owners = [row[0] for row in run.execute("SELECT name FROM models")] if run is not None else []
+        thinned = sum(map(self._sweep, owners))
+        rows = self._expire("at < ?", _micros(now - timedelta(days=self.days)))
+        waiting = self._expire("at IS NULL AND actual_at < ?", _micros(now - timedelta(days=_WAITING_DAYS)))
+        with self._write() as run:
+            run.execute(
+                "DELETE FROM partitions WHERE NOT EXISTS (SELECT 1 FROM observed WHERE partition = partitions.id)"
+            )
+        return Pruned(rows, waiting, thinned)
+
+    def _expire(self, rule: str, limit: int) -> int:
+        with self._read() as run:
+            owners = [row[0] for row in run.execute("SELECT id FROM models")] if run is not None else []
+        total = 0
+        for owner in owners:
+            while True:
+                with self._write() as run:
+                    gone = run.execute(
+                        f"DELETE FROM observed WHERE id IN (SELECT id FROM observed WHERE model = ? AND {rule} LIMIT ?)",
+                        (owner, limit, _CHUNK),
+                    ).rowcount
+                    run.execute("UPDATE models SET rows = rows - ? WHERE id = ?", (gone, owner))
+                total += gone
+                if gone < _CHUNK:
+                    break
+        return total
+
+    def erase(self, model: str, ids: Sequence[object]) -> int:
+        """Remove rows and their bytes; return how many there were. Writes the file anew, which takes seconds per GB."""
+        names = [_id(one, number) for number, one in enumerate(ids, 1)]
+        with self._write() as run:
+            owner = _model(run, model)
+            gone = run.execute(
+                "DELETE FROM observed WHERE id IN (SELECT o.id FROM json_each(?) AS j JOIN observed AS o"
+                " ON o.model = ? AND o.name = j.value)",
+                (json.dumps(names), owner.id),
+            ).rowcount
+            run.execute("UPDATE models SET rows = rows - ? WHERE id = ?", (gone, owner.id))
+        if gone:
+            with self._fenced():
+                self._open().execute("VACUUM")
+        return gone
+
+    def _sweep(self, model: str) -> int:
+        """Remove the rows that a lowered share leaves out, in short transactions; readers leave them out already."""
+        total = 0
+        while True:
+            with self._write() as run:
+                owner = _model(run, model)
+                if owner.swept is None:
+                    return total
+                last = run.execute("SELECT max(id) FROM observed").fetchone()[0] or 0
+                gone = run.execute(
+                    "DELETE FROM observed WHERE id > ? AND id <= ? AND model = ? AND hash & ? != 0",
+                    (owner.swept, owner.swept + _SWEEP, owner.id, (1 << owner.halvings) - 1),
+                ).rowcount
+                swept = owner.swept + _SWEEP
+                run.execute(
+                    "UPDATE models SET rows = rows - ?, swept = ? WHERE id = ?",
+                    (gone, swept if swept < last else None, owner.id),
+                )
+                if swept >= last:
+                    _grown(run, _model(run, model), 0, self.bound)  # one halving may not be enough
+            total += gone
+
+    def backup(self, target: Path) -> bool:
+        """Write a complete copy under writers; return whether there was anything to copy."""
+        with self._read() as run:
+            if run is None:
+                return False
+        with self._fenced():
+            self._open().execute("VACUUM INTO ?", (str(target),))
+        return True
+
+    def check(self) -> str | None:
+        """Return what SQLite finds wrong with the file, None where it is sound."""
+        with self._fenced():
+            if not self.path.exists():
+                return None
+            found = self._open().execute("PRAGMA quick_check(1)").fetchone()[0]
+        return None if found == "ok" else str(found)
+
+    # --- the file ---------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None and os.getpid() == self._pid:
+                self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is not None:
+            return self._connection
+        refuse_network(self.path.parent)
+        if not self.path.exists():  # as the store's: no umask makes it world-readable
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
+        found = sqlite3.connect(self.path, timeout=self._busy_s, isolation_level=None, check_same_thread=False)
+        try:
+            for pragma in (
+                "journal_mode=TRUNCATE", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "cache_size=-32768",
+            ):  # fmt: skip
+                found.execute(f"PRAGMA {pragma}").fetchall()
+            if not found.execute("PRAGMA user_version").fetchone()[0]:
+                found.execute("BEGIN IMMEDIATE")
+                if not found.execute("PRAGMA user_version").fetchone()[0]:  # another process may have been first
+                    for statement in _TABLES.split(";"):
+                        found.execute(statement)
+                found.execute("COMMIT")
+        except BaseException:
+            found.close()
+            raise
+        self._connection = found
+        return found
+
+    @contextmanager
+    def _fenced(self) -> Iterator[None]:
+        if os.getpid() != self._pid:
+            raise StoreError(f"{self.path.name} was opened by another process; open it anew after a fork")
+        with self._lock:
+            try:
+                yield
+            except sqlite3.Error as error:
+                raise translated(str(error), self.path) from error
+            except UnicodeEncodeError as error:
+                raise DataError(f"{error.object!r} is no Unicode text (a lone surrogate)") from None
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._fenced():
+            run = self._open()
+            run.execute("BEGIN IMMEDIATE")
+            try:
+                yield run
+                run.execute("COMMIT")
+            except BaseException:
+                if run.in_transaction:
+                    run.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection | None]:
+        """Open a reading transaction; None where nothing was ever written."""
+        with self._fenced():
+            if not self.path.exists():
+                yield None
+                return
+            run = self._open()
+            run.execute("BEGIN")
+            try:
+                yield run
+            finally:
+                run.execute("ROLLBACK")
+
+
+# --- statements -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Owner:
+    id: int
+    seq: int
+    rows: int
+    halvings: int
+    swept: int | None
+
+
+def _known(run: sqlite3.Connection, name: str) -> _Owner | None:
+    row = run.execute("SELECT id, seq, rows, halvings, swept FROM models WHERE name = ?", (name,)).fetchone()
+    return _Owner(*row) if row else None
+
+
+def _model(run: sqlite3.Connection, name: str) -> _Owner:
+    run.execute("INSERT OR IGNORE INTO models (name) VALUES (?)", (name,))
+    found = _known(run, name)
+    assert found is not None
+    return found
+
+
+def _layout(run: sqlite3.Connection, columns: str) -> int:
+    run.execute("INSERT OR IGNORE INTO layouts (columns) VALUES (?)", (columns,))
+    return int(run.execute("SELECT id FROM layouts WHERE columns = ?", (columns,)).fetchone()[0])
+
+
+def _layouts(run: sqlite3.Connection, numbers: set[int]) -> dict[int, dict[str, Any]]:
+    found = run.execute(
+        "SELECT id, columns FROM layouts WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(sorted(numbers)),)
+    )
+    return {number: json.loads(columns) for number, columns in found}
+
+
+def _partitions(run: sqlite3.Connection, owner: int, keys: Iterable[KeyText]) -> dict[KeyText, int]:
+    listed = json.dumps(list(keys))
+    run.execute("INSERT OR IGNORE INTO partitions (model, key) SELECT ?, value FROM json_each(?)", (owner, listed))
+    return dict(
+        run.execute(
+            "SELECT p.key, p.id FROM json_each(?) AS j JOIN partitions AS p ON p.model = ? AND p.key = j.value",
+            (listed, owner),
+        ).fetchall()
+    )
+
+
+def _tell(run: sqlite3.Connection, owner: int, news: Mapping[int, tuple[int, int]]) -> None:
+    """Number what a write brought, for those who look for news."""
+    if not news:
+        return
+    run.execute("UPDATE models SET seq = seq + 1 WHERE id = ?", (owner,))
+    run.executemany(
+        "UPDATE partitions SET seq = (SELECT seq FROM models WHERE id = ?), observed = observed + ?,"
+        " labelled = labelled + ? WHERE id = ?",
+        [(owner, rows, labels, number) for number, (rows, labels) in news.items()],
+    )
+
+
+def _grown(run: sqlite3.Connection, owner: _Owner, rows: int, bound: int) -> bool:
+    """Count new rows; return whether they pass the bound, from where on every second row is kept."""
+    if past := owner.rows + rows > bound and owner.swept is None:
+        run.execute("UPDATE models SET halvings = halvings + 1, swept = 0 WHERE id = ?", (owner.id,))
+    run.execute("UPDATE models SET rows = rows + ? WHERE id = ?", (rows, owner.id))
+    return past
+
+
+def _observed(run: sqlite3.Connection, owner: int, names: list[str]) -> dict[str, tuple[Any, ...]]:
+    """Return row number, time and content of what is stored under names; time is None while an actual waits."""
+    found = run.execute(
+        "SELECT o.name, o.id, o.at, p.key, o.layout, o.numbers, o.texts, o.predicted, o.version FROM json_each(?) AS j"
+        " JOIN observed AS o ON o.model = ? AND o.name = j.value LEFT JOIN partitions AS p ON p.id = o.partition",
+        (json.dumps(names), owner),
+    )
+    return {name: (number, at, tuple(content)) for name, number, at, *content in found}
+
+
+def _labels(run: sqlite3.Connection, owner: int, names: list[str]) -> dict[str, tuple[Any, Any, Any, Any, Any]]:
+    found = run.execute(
+        "SELECT o.name, o.id, o.partition, o.actual, o.actual_at, o.labelled_at FROM json_each(?) AS j"
+        " JOIN observed AS o ON o.model = ? AND o.name = j.value",
+        (json.dumps(names), owner),
+    )
+    return {name: (number, partition, actual, at, first) for name, number, partition, actual, at, first in found}
+
+
+def _newest(
+    run: sqlite3.Connection,
+    owner: _Owner,
+    keys: Sequence[KeyText] | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    labelled: bool,
+) -> list[tuple[Any, ...]]:
+    """Return rows in order of time, and of their names where they are of one time."""
+    if keys is None:
+        scopes = [("o.model = ?", owner.id)]
+    else:
+        listed = (json.dumps(list(keys)), owner.id)
+        found = run.execute(
+            "SELECT p.id FROM json_each(?) AS j JOIN partitions AS p ON p.model = ? AND p.key = j.value", listed
+        )
+        scopes = [("o.partition = ?", row[0]) for row in found.fetchall()]
+    low = _micros(since) if since else _MISSING
+    high = _micros(until) if until else -_MISSING - 1
+    rows: list[tuple[Any, ...]] = []
+    for scope, number in scopes:
+        rows += run.execute(
+            "SELECT o.at, o.name, o.partition, p.key, o.version, o.layout, o.numbers, o.texts, o.predicted, o.actual,"
+            f" o.labelled_at FROM observed AS o JOIN partitions AS p ON p.id = o.partition WHERE {scope}"
+            f" AND o.at >= ? AND o.at < ? AND o.hash & ? = 0 {'AND o.labelled_at IS NOT NULL' if labelled else ''}"
+            " ORDER BY o.at DESC, o.name DESC LIMIT ?",
+            (number, low, high, (1 << owner.halvings) - 1, limit),
+        ).fetchall()
+    rows.sort(key=lambda row: (row[0], row[1]))
+    return rows[-limit:] if limit > 0 else []
+
+
+def _probed(run: sqlite3.Connection, owner: _Owner, key: KeyText | None, now: int) -> list[tuple[int, int | None]]:
+    """Return time and time of label of rows around moments spread evenly over the logarithm of the age."""
+    scope, number = "model = ?", owner.id
+    if key is not None:
+        found = run.execute("SELECT id FROM partitions WHERE model = ? AND key = ?", (owner.id, key)).fetchone()
+        if found is None:
+            return []
+        scope, number = "partition = ?", found[0]
+    mask = (1 << owner.halvings) - 1
+    oldest = run.execute(f"SELECT min(at) FROM observed WHERE {scope} AND at IS NOT NULL", (number,)).fetchone()[0]
+    if oldest is None:
+        return []
+    age = max(now - oldest, 2_000_000)
+    rows: dict[int, tuple[int, int | None]] = {}
+    for one in np.geomspace(1_000_000, age, _PROBES).tolist():
+        rows |= {
+            row[0]: row[1:]
+            for row in run.execute(
+                f"SELECT id, at, labelled_at FROM observed WHERE {scope} AND at <= ? AND hash & ? = 0"
+                " ORDER BY at DESC LIMIT ?",
+                (number, now - int(one), mask, _PROBED),
+            )
+        }
+    return sorted(rows.values(), key=lambda row: row[0])
+
+
+def arrived(rows: Sequence[tuple[int, int | None]], now: int) -> int | None:
+    """Return the time before which 95 % of the expected labels have arrived, None where none are expected.
+
+    Args:
+        rows: time and time of label (None: none yet) in microseconds, in order of time.
+        now: in microseconds.
+
+    >>> day = 86_400_000_000
+    >>> rows = [(i * day // 100, None if i > 800 else i * day // 100) for i in range(1000)]
+    >>> round(arrived(rows, 10 * day) / day, 2)
+    8.12
+    """
+    if not rows:
+        return None
+    at = np.array([row[0] for row in rows])
+    has = np.array([row[1] is not None for row in rows])
+    old = at <= (at[0] + now) // 2
+    expected = float(has[old].mean())
+    if not expected:
+        return None
+    size = min(_PROBED, len(rows))
+    sums = np.concatenate([[0], np.cumsum(has)])
+    shares = (sums[size:] - sums[:-size]) / size  # of the `size` rows up to and with each
+    enough = np.flatnonzero(shares >= _ARRIVED * min(expected, 1.0))
+    return int(at[enough[-1] + size - 1]) + 1 if len(enough) else None
+
+
+# --- rows into bytes and back -----------------------------------------------------------------------------------
+
+
+def typed(frame: object) -> pl.DataFrame:
+    """Return features with one of the six types per column; what is mixed or nested becomes text.
+
+    Raises:
+        DataError: it is no table, or a text is longer than a million characters.
+    """
+    import polars as pl
+
+    from evertrain.sources import read
+
+    try:
+        if isinstance(frame, Mapping):
+            frame = pl.DataFrame({str(name): _column(list(values)) for name, values in frame.items()})
+        elif isinstance(frame, Sequence) and not isinstance(frame, str | bytes):
+            names = dict.fromkeys(name for row in frame for name in row)
+            frame = pl.DataFrame({str(name): _column([row.get(name) for row in frame]) for name in names})
+        try:
+            found = read.framed(frame, "the rows").frame
+        except DataError:
+            columns: Any = frame
+            plain_ = {
+                str(name): _column(
+                    list(columns[name].to_list() if hasattr(columns[name], "to_list") else columns[name])
+                )
+                for name in columns.columns
+            }
+            found = read.framed(pl.DataFrame(plain_), "the rows").frame
+    except (TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"the rows are {type(frame).__name__} ({error}); give a data frame, columns by name, or one mapping per row"
+        ) from None
+    for name, dtype in found.schema.items():
+        if dtype == pl.String and ((longest := found[name].str.len_chars().max()) or 0) > _LONGEST_TEXT:  # type: ignore[operator]
+            raise DataError(f"column {name!r} holds a text of {longest:,} characters; at most {_LONGEST_TEXT:,}")
+    return found
+
+
+def _column(values: list[object]) -> pl.Series:
+    """Return values as a column of one type: numbers where they all are, else text."""
+    import polars as pl
+
+    values = [None if _is_missing(one) else one.item() if isinstance(one, np.generic) else one for one in values]
+    kinds = {type(one) for one in values if one is not None}
+    if len(kinds) <= 1 and not kinds & {list, dict, tuple, set, bytes}:
+        try:
+            return pl.Series(values)
+        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
+            pass
+    if kinds and kinds <= {int, float, bool}:
+        return pl.Series([None if one is None else float(one) for one in values], dtype=pl.Float64)  # type: ignore[arg-type]
+    return pl.Series([None if one is None else str(one) for one in values], dtype=pl.String)
+
+
+def _is_missing(value: object) -> bool:
+    return (
+        value is None
+        or type(value).__name__ in ("NAType", "NaTType")
+        or bool(isinstance(value, float | np.floating | np.datetime64) and value != value)
+    )
+
+
+def _encode(
+    frame: pl.DataFrame, count: int, probabilities: object, classes: Sequence[object] | None
+) -> tuple[str, Iterable[bytes | None], Iterable[str | None]]:
+    """Return the layout, and of each row the bytes of what is no text and the texts as JSON."""
+    from evertrain.sources.table import schema_of
+
+    kinds = {
+        name: "missing" if frame[name].null_count() == frame.height else kind for name, kind in schema_of(frame).items()
+    }
+    fixed = [_bits(frame[name], kind) for name, kind in kinds.items() if kind not in ("text", "missing")]
+    told: list[Value] = []
+    if probabilities is not None:
+        try:
+            found = np.asarray(probabilities, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"the probabilities are no numbers: {error}") from None
+        if found.ndim != 2 or len(found) != count or (classes is not None and found.shape[1] != len(classes)):
+            wanted = f"({count}, {len(classes) if classes is not None else 'classes'})"
+            raise DataError(f"the probabilities have shape {found.shape}; needed is {wanted}")
+        told = plain(classes if classes is not None else range(found.shape[1]), "class")
+        fixed += [np.ascontiguousarray(column).view(np.int64) for column in found.T]
+    layout = json.dumps({"columns": list(kinds.items()), "classes": told}, ensure_ascii=False)
+    texts: Iterable[str | None] = repeat(None, count)
+    if named := [name for name, kind in kinds.items() if kind == "text"]:
+        texts = [json.dumps(row, ensure_ascii=False) for row in frame.select(named).iter_rows()]
+    if not fixed:
+        return layout, repeat(None, count), texts
+    data, width = np.column_stack(fixed).tobytes(), 8 * len(fixed)
+    return layout, [data[at : at + width] for at in range(0, count * width, width)], texts
+
+
+def _bits(column: pl.Series, kind: str) -> NDArray[np.int64]:
+    import polars as pl
+
+    if kind == "number":
+        return column.fill_null(float("nan")).to_numpy().astype(np.float64).view(np.int64)
+    whole = column.to_physical() if kind in ("date", "instant") else column
+    return whole.cast(pl.Int64).fill_null(_MISSING).to_numpy().astype(np.int64)
+
+
+def _decoded(layout: Mapping[str, Any], rows: Sequence[tuple[Any, ...]]) -> tuple[pl.DataFrame, NDArray[np.float64]]:
+    """Return the features and probabilities of rows of one layout."""
+    import polars as pl
+
+    from evertrain.sources.table import DTYPES, ColumnType
+
+    fixed = [kind for _, kind in layout["columns"] if kind not in ("text", "missing")]
+    width = len(fixed) + len(layout["classes"])
+    bits = np.frombuffer(b"".join(row[6] for row in rows), np.int64).reshape(-1, width) if width else None
+    texts = list(zip(*(json.loads(row[7]) for row in rows), strict=True)) if rows and rows[0][7] is not None else []
+    columns: dict[str, pl.Series] = {}
+    place = 0
+    for name, kind in layout["columns"]:
+        if kind == "missing":
+            columns[name] = pl.Series([None] * len(rows), dtype=pl.Null)
+        elif kind == "text":
+            columns[name] = pl.Series(texts.pop(0), dtype=pl.String)
+        else:
+            assert bits is not None
+            own = np.ascontiguousarray(bits[:, place])
+            place += 1
+            if kind == "number":
+                columns[name] = pl.Series(own.view(np.float64)).fill_nan(None)
+            else:
+                found = pl.Series(own).set(pl.Series(own == _MISSING), None)
+                columns[name] = found.cast(pl.Int32 if kind == "date" else pl.Int64).cast(DTYPES[ColumnType(kind)])
+    empty: NDArray[np.float64] = np.empty((len(rows), 0))
+    shares = empty if bits is None else np.ascontiguousarray(bits[:, len(fixed) :]).view(np.float64)
+    return pl.DataFrame(columns), shares
+
+
+def _window(rows: list[tuple[Any, ...]], layouts: Mapping[int, Mapping[str, Any]], share: float) -> Window:
+    import polars as pl
+
+    groups: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(row[5], []).append(place)
+    newest_first = sorted(groups, key=lambda one: -groups[one][-1])
+    classes = list(dict.fromkeys(one for layout in newest_first for one in layouts[layout]["classes"]))
+    shares = np.full((len(rows), len(classes)), np.nan)
+    parts, order = [], []
+    for number in newest_first:
+        places = groups[number]
+        frame, own = _decoded(layouts[number], [rows[place] for place in places])
+        parts.append(frame)
+        order += places
+        if own.shape[1]:
+            shares[np.ix_(places, [classes.index(one) for one in layouts[number]["classes"]])] = own
+    features, notes = _joined(parts, [layouts[number] for number in newest_first])
+    if features.width:
+        features = features[np.argsort(np.array(order, dtype=np.int64)).tolist()]
+    if share < 1:
+        notes.append(f"1 in {round(1 / share)} rows is kept: a uniform sample of all that were seen")
+    return Window(
+        features if rows else pl.DataFrame(),
+        [row[1] for row in rows],
+        [KeyText(row[3]) for row in rows],
+        [row[4] for row in rows],
+        np.array([row[0] for row in rows], dtype="datetime64[us]"),
+        _array([row[8] for row in rows]),
+        _array([row[9] for row in rows]),
+        np.array([_MISSING if row[10] is None else row[10] for row in rows], dtype=np.int64).view("datetime64[us]"),
+        shares if classes else None,
+        tuple(classes),
+        share,
+        tuple(notes),
+    )
+
+
+def _joined(parts: list[pl.DataFrame], layouts: list[Mapping[str, Any]]) -> tuple[pl.DataFrame, list[str]]:
+    """Return frames below each other, each column with the widest type that any has."""
+    import polars as pl
+
+    from evertrain.sources.table import DTYPES, ColumnType
+
+    kinds: dict[str, dict[str, None]] = {}
+    for layout in layouts:
+        for name, kind in layout["columns"]:
+            kinds.setdefault(name, {})[kind] = None
+    wide: dict[str, str] = {}
+    notes = []
+    for name, found in kinds.items():
+        own = set(found) - {"missing"}
+        if len(own) <= 1:
+            wide[name] = next(iter(own), "text")
+        elif own <= {"integer", "number", "boolean"}:
+            wide[name] = "number" if "number" in own else "integer"
+        elif own == {"date", "instant"}:
+            wide[name] = "instant"
+        else:
+            wide[name] = "text"
+            notes.append(f"column {name!r} is {' and '.join(sorted(own))} in different rows, so it is given as text")
+    cast = [
+        frame.select(
+            [
+                _as(frame[name], DTYPES[ColumnType(kind)]) if name in frame.columns
+                else pl.lit(None, DTYPES[ColumnType(kind)]).repeat_by(frame.height).explode().alias(name)
+                for name, kind in wide.items()
+            ]
+        )
+        if wide else frame
+        for frame in parts
+    ]  # fmt: skip
+    return (pl.concat(cast) if cast else pl.DataFrame()), notes
+
+
+def _as(column: pl.Series, dtype: pl.DataType) -> pl.Series:
+    import polars as pl
+
+    if isinstance(dtype, pl.Datetime) and column.dtype == pl.Date:
+        return column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+    return column.cast(dtype)
+
+
+def _array(values: list[Value]) -> NDArray[Any]:
+    if any(isinstance(one, str) for one in values):
+        return np.array(values, dtype=object)
+    return np.array([np.nan if one is None else one for one in values], dtype=np.float64)
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+
+def plain(values: Iterable[object], what: str) -> list[Value]:
+    """Return numbers and texts as they are stored; what is missing is None, and truth is 1 or 0.
+
+    Raises:
+        DataError: one is something else.
+
+    >>> plain([1, np.float32(0.5), True, "yes", float("nan"), None], "prediction")
+    [1, 0.5, 1, 'yes', None, None]
+    """
+    if not isinstance(values, np.ndarray) and hasattr(values, "to_numpy"):
+        values = values.to_list() if hasattr(values, "to_list") else values.to_numpy()
+    if isinstance(values, np.ndarray):
+        if values.ndim != 1:
+            raise DataError(f"the {what}s have shape {values.shape}; one per row is needed, shape (n,)")
+        if values.dtype.kind in "fiub":
+            found = values.astype(np.float64).tolist() if values.dtype.kind == "f" else values.astype(object).tolist()
+            return [_number(one) for one in found]
+        values = values.tolist()
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise DataError(f"the {what}s are {type(values).__name__}; one per row is needed")
+    return [_value(one, what, place) for place, one in enumerate(values, 1)]
+
+
+def _number(value: float) -> Value:
+    if value != value:
+        return None
+    if isinstance(value, int):
+        return int(value) if -(2**63) <= value < 2**63 else float(value)
+    return value
+
+
+def _value(value: object, what: str, place: int) -> Value:
+    if _is_missing(value):
+        return None
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, int | float):
+        return _number(value)
+    if isinstance(value, str):
+        if len(value) <= _LONGEST_TEXT:
+            return value
+        raise DataError(f"row {place}: the {what} is a text of {len(value):,} characters; at most {_LONGEST_TEXT:,}")
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    raise DataError(
+        f"row {place}: the {what} is {_short(value)} ({type(value).__name__}); a number or a text is needed"
+    )
+
+
+def _id(value: object, place: int) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # what a column of integers with a gap becomes
+    text = "" if _is_missing(value) else str(value)
+    if not text or len(text) > _LONGEST_ID or "\0" in text:
+        raise DataError(
+            f"row {place}: the id is {_short(value)}; a number, or a text of at most {_LONGEST_ID} characters is needed"
+        )
+    return text
+
+
+def _short(value: object) -> str:
+    text = printable(repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _drawn(now: datetime, count: int) -> Iterator[str]:
+    """Return new ids; neighbours in time are neighbours in the index, which makes writing them fast."""
+    batch = f"{int(now.timestamp() * 1000):012x}{secrets.token_hex(6)}"
+    return (f"{batch}-{number}" for number in range(count))
+
+
+def _hash(name: str) -> int:
+    """Return 32 bits that say, by how many of the last are zero, how long a row is kept."""
+    return int.from_bytes(blake2b(name.encode(errors="surrogatepass"), digest_size=4).digest(), "big")
+
+
+def _per_row(what: str, values: Sequence[Any] | None, count: int) -> list[Any] | None:
+    if values is None:
+        return None
+    found = list(values)
+    if len(found) != count:
+        raise DataError(f"there are {len(found)} {what}s for {count} rows")
+    return found
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _moments(values: Sequence[object] | None, now: datetime, count: int, what: str) -> Iterable[int]:
+    """Return instants in microseconds; those without a zone are UTC, as everywhere."""
+    if values is None:
+        return repeat(_micros(now), count)
+    given = _per_row("time", values, count) or []
+    found = [_moment(one, what, place) for place, one in enumerate(given, 1)]
+    if found and (latest := max(found)) > _micros(now + _AHEAD):
+        place = found.index(latest) + 1
+        raise DataError(f"row {place}: {what} is {_short(given[place - 1])}, more than a day ahead of now")
+    return found
+
+
+def _moment(value: object, what: str, place: int) -> int:
+    try:
+        if isinstance(value, np.datetime64) and not np.isnat(value):
+            return int(value.astype("datetime64[us]").astype(np.int64))
+        found = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if isinstance(found, date) and not isinstance(found, datetime):
+            found = datetime(found.year, found.month, found.day)  # noqa: DTZ001 - made UTC below
+        if isinstance(found, datetime) and not _is_missing(found):
+            return _micros(found if found.tzinfo else found.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        pass
+    raise DataError(f"row {place}: {what} is {_short(value)}; an instant such as 2026-02-28T12:30:00Z is needed")

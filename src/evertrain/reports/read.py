@@ -1,0 +1,384 @@
+"""What there is to see in a decision: values that the page, the picture and the terminal draw alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+from evertrain.drift.signal import DriftType, Evidence, Family, Severity, Signal
+from evertrain.evidence import EXPLANATIONS, Explanation
+from evertrain.triggers import Decision
+
+SHOWN = 30  # features drawn; the others are counted, and listed where there is room
+GRADES = ("nothing", "mild", "strong", "very strong")
+KINDS = {
+    "ks": "distribution",
+    "chi2": "shares of values",
+    "missing": "missing values",
+    "outliers": "outliers",
+    "new_values": "new values",
+    "range": "out of range",
+    "constant": "constant",
+    "type": "type",
+    "pca": "columns together, PCA",
+    "classifier": "columns together, classifier",
+    "loss_scan": "scan of the losses",
+    "e_process": "e-process of the losses",
+    "baseline": "losses against the baseline",
+    "data_drift": "distribution",
+    "concept_drift": "errors",
+    "performance_drop": "score",
+    "rmse_increase": "errors",
+}
+HEADLINES = {
+    DriftType.NONE: "Nothing has changed that counts",
+    DriftType.DATA: "The data have changed",
+    DriftType.CONCEPT: "The model errs more, on inputs like those before",
+    DriftType.PERFORMANCE: "The model has become worse, and its inputs have changed",
+    DriftType.QUALITY: "The data are not in order",
+    DriftType.OUTLIERS: "There are more outliers than before",
+}
+
+
+def headline(decision: Decision) -> str:
+    """Return what was found, in one line."""
+    found = decision.found
+    if found is not None and decision.drift_type is DriftType.NONE and decision.severity is Severity.NONE:
+        if not found.signals or all(one.insufficient for one in found.signals):
+            return "Nothing can be said yet"
+    elif decision.drift_type is DriftType.NONE:
+        return decision.reason
+    return HEADLINES[decision.drift_type]
+
+
+def answer(decision: Decision) -> str:
+    """Return whether it fired, and what that asks for."""
+    if not decision.fired:
+        return "did not fire"
+    return "fired, asks for retraining" if decision.retrain else "fired, reports without retraining"
+
+
+def sure(decision: Decision) -> str:
+    """Return the confidence as a sentence, or nothing where none was weighed."""
+    if decision.confidence is None:
+        return ""
+    return f"{decision.confidence} % sure that the model has become worse"
+
+
+def explained(decision: Decision) -> Explanation | None:
+    """Return what a change of this type means, its impact, and what to do; None where nothing was weighed or found."""
+    return None if decision.drift_type is DriftType.NONE else EXPLANATIONS[decision.drift_type]
+
+
+def graded(signal: Signal) -> str:
+    """Return how strong a signal is, in words."""
+    if signal.insufficient:
+        return "insufficient"
+    if signal.stop:
+        return "stop"
+    if signal.grade == 0 and signal.floor > 0:
+        return "not certain" if signal.ratio >= 1 else "below its floor"
+    return GRADES[signal.grade]
+
+
+def kind(signal: Signal) -> str:
+    """Return what was compared, in words; a kind without words is its own name."""
+    return KINDS.get(signal.kind, signal.kind.replace("_", " "))
+
+
+def size(signal: Signal) -> str:
+    """Return the effect with its unit; a share is told in per cent.
+
+    >>> size(Signal("loss", Family.PERFORMANCE, "loss_scan", effect=0.342, unit="of the baseline loss"))
+    '34.2 % of the baseline loss'
+    """
+    unit = signal.unit.removeprefix("share ")
+    return amount(signal, signal.effect) + (f" {unit}" if unit else "")
+
+
+def amount(signal: Signal, value: float) -> str:
+    """Return an effect or a floor of a signal without its unit."""
+    return f"{number(100 * value)} %" if signal.unit.startswith(("of ", "share")) else number(value)
+
+
+def moved(signal: Signal) -> str:
+    """Return what it was and what it is, where the signal tells: a share, a mean, a type; else nothing.
+
+    >>> moved(Signal("x", Family.QUALITY, "missing", detail={"shares": [0.012, 0.25]}))
+    '1.2 % to 25 % of rows'
+    """
+    told = signal.detail
+    for name, text in (("shares", "{} % to {} % of rows"), ("means", "mean {} to {}")):
+        pair = told.get(name)
+        if isinstance(pair, list | tuple) and len(pair) == 2 and None not in map(_plain_number, pair):
+            return text.format(*(number(100 * one if name == "shares" else one) for one in pair))
+    if isinstance(told.get("was"), str) and isinstance(told.get("is"), str):
+        return f"{told['was']} to {told['is']}"
+    return str(told["rule"]) if isinstance(told.get("rule"), str) else ""
+
+
+def times(signal: Signal, most: float) -> float:
+    """Return how long the bar of a signal is: its effect in floors, at most `most`; what calls for a stop is full."""
+    if signal.stop or signal.ratio == math.inf:
+        return most
+    return min(max(signal.ratio, 0.0), most) if math.isfinite(signal.ratio) else 0.0
+
+
+def number(value: float | None) -> str:
+    """Return a number as people read it, to three digits.
+
+    >>> [number(one) for one in (0.30519, 1234.5, 25, 0, 0.000012, float("nan"), None)]
+    ['0.305', '1,234', '25', '0', '1.2e-05', 'not a number', '-']
+    """
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "beyond any number"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def chance(p: float | None) -> str:
+    """Return a p-value as people read it.
+
+    >>> [chance(one) for one in (0.25, 0.0312, 2.3e-8, 0.0, None)]
+    ['0.25', '0.031', '2e-08', '< 1e-300', '-']
+    """
+    if p is None:
+        return "-"
+    if p < 1e-300:
+        return "< 1e-300"
+    return f"{p:.2g}" if p >= 1e-3 else f"{p:.0e}"
+
+
+def moment(text: str | None) -> str:
+    """Return an instant to the minute, in UTC, or what else is written there.
+
+    >>> moment("2026-05-03T14:07:31.5+00:00"), moment("2026-05-03T00:00:00Z"), moment("block 7")
+    ('2026-05-03 14:07 UTC', '2026-05-03', 'block 7')
+    """
+    if text is None:
+        return "-"
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    return f"{found:%Y-%m-%d}" if (found.hour, found.minute) == (0, 0) else f"{found:%Y-%m-%d %H:%M} UTC"
+
+
+def _strength(signal: Signal) -> tuple[bool, float]:
+    # A rule without a floor of effect is as strong as its grade says.
+    ratio = signal.ratio if signal.floor > 0 else float(signal.grade)
+    return signal.stop, 0.0 if math.isnan(ratio) else ratio
+
+
+def by_effect(signals: Sequence[Signal]) -> list[Signal]:
+    """Return the signals that say something, the largest effect against its floor first."""
+    told = [one for one in signals if not one.insufficient]
+    return sorted(told, key=lambda one: (*(-part for part in _strength(one)), one.name, one.kind))
+
+
+def features(found: Evidence) -> list[Signal]:
+    """Return the largest signal of every name, the largest first; a column is one bar, however often it was tested."""
+    largest: dict[tuple[str, Family | None], Signal] = {}
+    for one in by_effect(found.signals):
+        # A column may be called "loss": what is said about losses is not said about that column.
+        largest.setdefault((one.name, one.family if one.family in _NOT_COLUMNS else None), one)
+    return list(largest.values())
+
+
+_NOT_COLUMNS = (Family.PERFORMANCE, Family.PREDICTION)
+
+
+def families(found: Evidence) -> list[tuple[Family, list[Signal]]]:
+    """Return the signals of each family that was looked at, performance first, the largest first."""
+    told = by_effect(found.signals)
+    listed = [(family, [one for one in told if one.family is family]) for family in reversed(Family)]
+    return [(family, signals) for family, signals in listed if signals]
+
+
+def unsaid(found: Evidence) -> list[tuple[str, list[Signal]]]:
+    """Return what could not be said, by its reason, the most frequent first."""
+    why: dict[str, list[Signal]] = {}
+    for one in found.signals:
+        if one.insufficient:
+            why.setdefault(one.insufficient, []).append(one)
+    return sorted(why.items(), key=lambda pair: -len(pair[1]))
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A column then and now.
+
+    Attributes:
+        edges: of numbers, one more than there are bins; empty for categories.
+        levels: of categories, else empty.
+        reference, recent: share of rows in each bin or level.
+    """
+
+    edges: tuple[float, ...]
+    levels: tuple[str, ...]
+    reference: tuple[float, ...]
+    recent: tuple[float, ...]
+
+    def heights(self) -> tuple[list[float], list[float]]:
+        """Return share per unit of width, so that bins of different widths compare; the highest is 1."""
+        widths = [high - low for low, high in pairwise(self.edges)]
+        both = [
+            [share / width if width > 0 else 0.0 for share, width in zip(shares, widths, strict=True)]
+            for shares in (self.reference, self.recent)
+        ]
+        top = max((*both[0], *both[1]), default=0.0) or 1.0
+        return [one / top for one in both[0]], [one / top for one in both[1]]
+
+    def moved(self) -> list[tuple[str, float, float]]:
+        """Return levels with their shares then and now, the one that moved most first."""
+        listed = list(zip(self.levels, self.reference, self.recent, strict=True))
+        return sorted(listed, key=lambda one: (-round(abs(one[2] - one[1]), 9), -one[1], one[0]))
+
+
+def histogram(signal: Signal) -> Histogram | None:
+    """Return the distributions that a signal carries, or None: no other shape than the documented one is drawn."""
+    told = signal.detail.get("histogram")
+    if not isinstance(told, dict):
+        return None
+    reference, recent = _shares(told.get("reference")), _shares(told.get("recent"))
+    levels = [f"{one:g}" if isinstance(one, float) else str(one) for one in told.get("levels") or ()]
+    edges = _closed(told.get("edges") or ())
+    if reference is None or recent is None or len(reference) != len(recent) or not reference:
+        return None
+    if levels:
+        return Histogram((), tuple(levels), reference, recent) if len(levels) == len(reference) else None
+    return Histogram(edges, (), reference, recent) if len(edges) == len(reference) + 1 else None
+
+
+def _shares(counts: Any) -> tuple[float, ...] | None:
+    if not isinstance(counts, list | tuple) or not all(isinstance(one, int | float) for one in counts):
+        return None
+    if any(not math.isfinite(one) or one < 0 for one in counts):
+        return None
+    total = float(sum(counts))
+    # Shares may be those of the most frequent levels only; counts are told by their sum.
+    total = total if total > 1 + 1e-6 else 1.0
+    return tuple(one / total for one in counts)
+
+
+def _closed(edges: Sequence[float | None]) -> tuple[float, ...]:
+    """Return finite edges: an open end is drawn as wide as its neighbour; empty where they do not ascend."""
+    told = [math.nan if one is None or not math.isfinite(one) else float(one) for one in edges]
+    if len(told) > 2 and math.isnan(told[0]):
+        told[0] = told[1] - ((told[2] - told[1]) if len(told) > 3 else 1.0)
+    if len(told) > 2 and math.isnan(told[-1]):
+        told[-1] = told[-2] + ((told[-2] - told[-3]) if len(told) > 3 else 1.0)
+    rising = all(low <= high for low, high in pairwise(told))
+    return tuple(told) if rising and len(told) > 1 and told[0] < told[-1] else ()
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What became of the mean loss.
+
+    Attributes:
+        loss: what it is, e.g. "absolute"; empty where it is not told.
+        baseline: the mean when the model was promoted.
+        after: the mean since the change; None where there was none.
+        rise, low, high: of `after` over the baseline, a share of it, with its 95 % interval.
+        at: where each block stands, 0 to 1, by time where every block has one, else by its place; empty without a
+            series.
+        labels: when each block was.
+        mean, rows: of each block.
+        change: the first block after the change; None where there was none, or no series.
+    """
+
+    loss: str = ""
+    baseline: float | None = None
+    after: float | None = None
+    rise: float | None = None
+    low: float | None = None
+    high: float | None = None
+    at: tuple[float, ...] = ()
+    labels: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    rows: tuple[float, ...] = ()
+    change: int | None = None
+
+    def __str__(self) -> str:
+        """Return it as one sentence."""
+        baseline = number(self.baseline)
+        if self.after is None or self.rise is None:
+            return f"No rise found over {baseline} at promotion." if self.baseline is not None else ""
+        since = f" since {self.labels[self.change]}" if self.change is not None else ""
+        sure = ""
+        if self.low is not None and self.high is not None:
+            sure = f" (95 % interval {100 * self.low:+.0f} to {100 * self.high:+.0f} %)"
+        return f"{number(self.after)}{since}, against {baseline} at promotion: {100 * self.rise:+.0f} %{sure}."
+
+
+def losses(found: Evidence) -> Losses | None:
+    """Return what the signal of performance says about losses, with the series that it carries; else None."""
+    for signal in found.signals:
+        told = signal.detail
+        if signal.family is not Family.PERFORMANCE or not ("series" in told or "after" in told) or signal.insufficient:
+            continue
+        at, labels, mean, rows = _series(told.get("series"))
+        change = told.get("change")
+        if not isinstance(change, int) or not 0 <= change < len(mean) or not signal.grade:
+            change = None
+        baseline = _plain_number(told.get("before", told.get("baseline", found.loss_baseline)))
+        after = _plain_number(told.get("after")) if signal.grade else None
+        if after is None and change is not None and sum(rows[change:]) > 0:
+            after = sum(m * n for m, n in zip(mean[change:], rows[change:], strict=True)) / sum(rows[change:])
+        rise = _plain_number(told.get("ratio"))
+        if rise is None and after is not None and baseline:
+            rise = (after - baseline) / abs(baseline)
+        low, high = _plain_number(told.get("low")), _plain_number(told.get("high"))
+        return Losses(str(told.get("loss", "")), baseline, after, rise, low, high, at, labels, mean, rows, change)
+    return None
+
+
+def _plain_number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _series(told: Any) -> tuple[tuple[float, ...], tuple[str, ...], tuple[float, ...], tuple[float, ...]]:
+    """Return where, when, how much and how many of a list of [moment or place, mean loss, rows]; else nothing."""
+    if not isinstance(told, list | tuple) or len(told) < 2:
+        return (), (), (), ()
+    for one in told:
+        if not isinstance(one, list | tuple) or len(one) != 3 or _plain_number(one[1]) is None:
+            return (), (), (), ()
+    labels = tuple(moment(one[0]) if isinstance(one[0], str) else f"row {one[0]}" for one in told)
+    mean, rows = (tuple(float(one[place]) for one in told) for place in (1, 2))
+    return _places([one[0] for one in told]), labels, mean, rows
+
+
+def _places(marks: Sequence[Any]) -> tuple[float, ...]:
+    try:
+        told = [datetime.fromisoformat(one).timestamp() if isinstance(one, str) else float(one) for one in marks]
+    except (ValueError, TypeError):
+        told = [float(place) for place in range(len(marks))]
+    if not all(low <= high for low, high in pairwise(told)) or told[0] == told[-1]:
+        told = [float(place) for place in range(len(marks))]
+    return tuple((one - told[0]) / (told[-1] - told[0]) for one in told)
+
+
+def ticks(low: float, high: float, many: int = 4) -> list[float]:
+    """Return round numbers from `low` to `high`, about so many.
+
+    >>> ticks(0.13, 0.52)
+    [0.2, 0.3, 0.4, 0.5]
+    """
+    span = high - low
+    if not (math.isfinite(span) and span > 0):
+        return [low] if math.isfinite(low) else []
+    step = 10.0 ** math.floor(math.log10(span / many))
+    step *= min((1, 2, 5, 10), key=lambda times: abs(span / (times * step) - many))
+    first = math.ceil(low / step)
+    return [round(place * step, 12) for place in range(first, math.floor(high / step) + 1)]

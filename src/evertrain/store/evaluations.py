@@ -1,0 +1,139 @@
+"""Evaluations: what each drift check measured of each partition, and what was decided from it.
+
+The newest one of a partition is what `why` shows; the earlier ones are what a what-if decides anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from evertrain.clock import to_text
+from evertrain.drift.signal import DriftType, Evidence, Severity
+from evertrain.partitions import KeyText
+from evertrain.specs import Cause
+from evertrain.store.connect import Record, Tx, dump
+from evertrain.triggers import Decision
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One partition of one check, as it was decided."""
+
+    id: int
+    key: KeyText
+    at: str
+    fit_id: int
+    rows: int
+    decision: Decision
+
+
+def record(tx: Tx, model_id: int, each: Sequence[tuple[int, int, Decision]]) -> None:
+    """Store the decision on each partition: (partition, champion, decision)."""
+    if not each:
+        return
+    tx.many(
+        "UPDATE evaluations SET latest = 0 WHERE partition_id = :partition AND latest = 1",
+        [{"partition": partition} for partition, _, _ in each],
+    )
+    tx.many(
+        "INSERT INTO evaluations(model_id, partition_id, fit_id, at, code, fired, severity, confidence, drift_type, reason,"
+        " rows, evidence) VALUES (:model, :partition, :fit, :at, :code, :fired, :severity, :confidence, :type, :reason,"
+        " :rows, :evidence)",
+        [
+            {
+                "model": model_id,
+                "partition": partition,
+                "fit": fit,
+                "at": tx.now_text,
+                "code": decision.code,
+                "fired": int(decision.fired),
+                "severity": decision.severity,
+                "confidence": decision.confidence,
+                "type": decision.drift_type,
+                "reason": decision.reason,
+                "rows": decision.found.recent_rows if decision.found else 0,
+                "evidence": dump(
+                    {"more": dict(decision.evidence), "found": decision.found and decision.found.as_json()}
+                ),
+            }
+            for partition, fit, decision in each
+        ],
+    )
+
+
+def latest(tx: Tx, partition_id: int) -> Evaluation | None:
+    """Return the newest evaluation of a partition."""
+    row = tx.row(
+        "SELECT e.*, p.key FROM evaluations e JOIN partitions p ON p.id = e.partition_id"
+        " WHERE e.partition_id = :partition AND e.latest = 1",
+        partition=partition_id,
+    )
+    return None if row is None else _of(row)
+
+
+def worst(tx: Tx, model_id: int, limit: int = 20) -> list[Evaluation]:
+    """Return the newest evaluations of the partitions that are worst off, worst first."""
+    rows = tx.rows(
+        "SELECT e.*, p.key FROM evaluations e JOIN partitions p ON p.id = e.partition_id WHERE e.model_id = :model"
+        " AND e.latest = 1 AND p.state = 'live' ORDER BY e.fired DESC, CASE e.severity WHEN 'critical' THEN 0"
+        " WHEN 'high' THEN 1 WHEN 'medium' THEN 2 WHEN 'low' THEN 3 ELSE 4 END, e.confidence DESC, e.id LIMIT :limit",
+        model=model_id,
+        limit=limit,
+    )
+    return [_of(row) for row in rows]
+
+
+def history(tx: Tx, model_id: int, since: datetime, limit: int, partition_id: int | None = None) -> list[Evaluation]:
+    """Return evaluations since a moment, newest first."""
+    only = "" if partition_id is None else " AND e.partition_id = :partition"
+    rows = tx.rows(
+        "SELECT e.*, p.key FROM evaluations e JOIN partitions p ON p.id = e.partition_id WHERE e.model_id = :model"
+        f" AND e.at >= :since{only} ORDER BY e.id DESC LIMIT :limit",
+        model=model_id,
+        since=to_text(since),
+        limit=limit,
+        **({} if partition_id is None else {"partition": partition_id}),
+    )
+    return [_of(row) for row in rows]
+
+
+def changed_at(tx: Tx, partitions: Sequence[int]) -> dict[int, str]:
+    """Return when the losses of champions changed, of the partitions where the newest evaluation fired for that."""
+    rows = tx.rows(
+        "SELECT e.partition_id, json_extract(e.evidence, '$.found.changed_at') AS at FROM evaluations e JOIN partitions p"
+        " ON p.id = e.partition_id AND p.champion_id = e.fit_id WHERE e.latest = 1 AND e.fired"
+        " AND e.partition_id IN (SELECT value FROM json_each(:ids))",
+        ids=dump(list(partitions)),
+    )
+    return {row.partition_id: row.at for row in rows if row.at}
+
+
+def prune(tx: Tx, before: datetime, most: int = 5000) -> int:
+    """Remove old evaluations, but for the newest one of each partition; at most so many at once."""
+    return tx.run(
+        "DELETE FROM evaluations WHERE id IN (SELECT id FROM evaluations WHERE latest = 0 AND at < :before"
+        " ORDER BY id LIMIT :most)",
+        before=to_text(before),
+        most=most,
+    )
+
+
+def _of(row: Record) -> Evaluation:
+    stored: dict[str, Any] = json.loads(row.evidence)
+    decision = Decision(
+        Cause.DRIFT,
+        "drift",
+        bool(row.fired),
+        row.code,
+        row.reason,
+        Severity(row.severity),
+        stored["more"],
+        confidence=row.confidence,
+        drift_type=DriftType(row.drift_type),
+        found=Evidence.from_json(stored["found"]) if stored["found"] else None,
+    )
+    return Evaluation(row.id, KeyText(row.key), row.at, row.fit_id, row.rows, decision)
