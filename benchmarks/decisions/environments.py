@@ -27,7 +27,11 @@ def interpreter(name: str) -> Path:
         print(f"Setting up {FOLDER / name}, once ...", flush=True)
         _run([sys.executable, "-m", "venv", str(FOLDER / name)])
         uv = Path(sys.executable).with_name("uv")
-        tool = [str(uv), "pip", "install", "--python", str(python)] if uv.exists() else [str(python), "-m", "pip", "install"]
+        tool = (
+            [str(uv), "pip", "install", "--python", str(python)]
+            if uv.exists()
+            else [str(python), "-m", "pip", "install"]
+        )
         _run([*tool, "-q", "-r", str(wanted)])
         mark.touch()
     return python
@@ -39,6 +43,8 @@ def version(name: str) -> str:
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    )
     if done.returncode:
         raise RuntimeError("; ".join(done.stderr.strip().splitlines()[-3:]))

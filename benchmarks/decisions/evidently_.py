@@ -45,13 +45,15 @@ def look(stream: Stream) -> Iterator[tuple[str, dict[str, Any]]]:
     usual = 1 - stream.reference_errors.mean()
     best, share, alarms, accuracy = [], [], [], []
     for start, stop in stream.looks:
+        accuracy.append(abs(1 - stream.recent_errors[start:stop].mean() - usual) / usual)
+        if len(numeric) == 1:
+            continue
         window = recent.iloc[start:stop]
         each = {name: column(name, reference[name], window[name], numeric[name]) for name in reference.columns}
         best.append(max(one for one, _ in each.values()))
         alarms.append(any(drifted for _, drifted in each.values()))
         share.append(sum(drifted for _, drifted in each.values()) / len(each))
-        accuracy.append(abs(1 - stream.recent_errors[start:stop].mean() - usual) / usual)
-        if stream.number == 0 and start == 0 and len(numeric) > 1:
+        if stream.number == 0 and start == 0:
             yield "agreement", {"same": agrees(stream, reference, window, numeric, each, accuracy[-1])}
     at = [stop for _, stop in stream.looks]
     if len(numeric) > 1:
@@ -76,14 +78,20 @@ def agrees(
             mine = each[metric["config"]["column"]][0]
             same &= bool(np.isclose(score(float(metric["value"]), metric["config"]["threshold"]), mine, rtol=1e-6))
     labels = {
-        part: pd.DataFrame({"said": getattr(stream, f"{part}_answers").astype(int), "true": stream.actuals(part).astype(int)})
+        part: pd.DataFrame(
+            {"said": getattr(stream, f"{part}_answers").astype(int), "true": stream.actuals(part).astype(int)}
+        )
         for part in ("reference", "recent")
     }
     definition = DataDefinition(
-        classification=[BinaryClassification(target="true", prediction_labels="said")], categorical_columns=["true", "said"]
+        classification=[BinaryClassification(target="true", prediction_labels="said")],
+        categorical_columns=["true", "said"],
     )
     start, stop = stream.looks[0]
-    made = (Dataset.from_pandas(one, data_definition=definition) for one in (labels["recent"].iloc[start:stop], labels["reference"]))
+    made = (
+        Dataset.from_pandas(one, data_definition=definition)
+        for one in (labels["recent"].iloc[start:stop], labels["reference"])
+    )
     found = Report([Accuracy()], include_tests=True).run(*made).dict()
     return same and (found["tests"][0]["status"].lower().endswith("success") == (accuracy <= TOLERANCE))
 

@@ -92,7 +92,9 @@ def reliability(chance: np.ndarray, truth: np.ndarray, bins: int = 10) -> list[t
     """Return, for each tenth of the scale that has any, how many, the mean chance and the share that was true."""
     which = np.minimum((chance * bins).astype(int), bins - 1)
     groups = [which == one for one in range(bins)]
-    return [(int(group.sum()), float(chance[group].mean()), float(truth[group].mean())) for group in groups if group.any()]
+    return [
+        (int(group.sum()), float(chance[group].mean()), float(truth[group].mean())) for group in groups if group.any()
+    ]
 
 
 def calibration_error(chance: np.ndarray, truth: np.ndarray) -> float:

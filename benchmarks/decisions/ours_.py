@@ -17,6 +17,7 @@ from evertrain.drift.signal import Severity
 from evertrain.evidence import decide, measure
 from evertrain.specs import Drift
 
+WHOLE = ", the budget on one check"
 BEGIN = np.datetime64("2026-01-01", "ns")
 
 
@@ -27,14 +28,16 @@ def moments(stream: Stream, first: int, rows: int) -> np.ndarray:
 
 
 def settings(stream: Stream, name: str) -> Drift:
-    """Return how often is looked: every so many rows, and what a period is: a month, or the losses of B3."""
-    looks, step = stream.looks, float(stream.world["step_s"])
-    if name == "for one check":
-        return Drift(every=timedelta(days=30))
+    """Return how often is looked, how old recent rows may be, and what a period is: all looks of the stream.
+
+    A single look is the default's one of 30 in a month, or has the whole budget, as one bound on one check has.
+    """
+    looks, step = stream.looks, timedelta(seconds=float(stream.world["step_s"]))
+    window = (looks[-1][1] - looks[-1][0]) * step
     if len(looks) == 1:
-        return Drift()
-    every = timedelta(seconds=(looks[1][1] - looks[0][1]) * step)
-    return Drift(every=every, period=len(looks) * every)
+        return Drift(every=timedelta(days=30) if name == WHOLE else timedelta(hours=24), window=window)
+    every = (looks[1][1] - looks[0][1]) * step
+    return Drift(every=every, period=len(looks) * every, window=window)
 
 
 def look(stream: Stream) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -44,16 +47,14 @@ def look(stream: Stream) -> Iterator[tuple[str, dict[str, Any]]]:
         predicted=stream.reference_answers, losses=stream.reference_errors,
     )  # fmt: skip
     recent, actuals = stream.frame("recent", answers=False), stream.actuals("recent")
-    alone = not len(recent.columns)  # losses alone: all since the promotion are looked at
-    names = ["names something", "retrains"]
-    for name in ("for one check", "") if len(stream.looks) == 1 else ("",):
+    at = [stop for _, stop in stream.looks]
+    for name in ("", WHOLE) if len(at) == 1 else ("",):
         config, state = settings(stream, name), None
         named, retrains, sure, kinds, graded = [], [], [], [], []
-        for start, stop in stream.looks:
-            first = 0 if alone else start
+        for stop in at:
             found = measure(
-                reference, recent.iloc[first:stop], stream.recent_answers[first:stop], actuals[first:stop],
-                times=moments(stream, first, stop - first), config=config,
+                reference, recent.iloc[:stop], stream.recent_answers[:stop], actuals[:stop],
+                times=moments(stream, 0, stop), config=config,
             )  # fmt: skip
             decision = decide(found, config, state=state)
             state = decision.evidence["state"]
@@ -62,11 +63,9 @@ def look(stream: Stream) -> Iterator[tuple[str, dict[str, Any]]]:
             sure.append(decision.confidence / 100)
             kinds.append(str(decision.severity))
             graded.append([f"{one.family}/{one.kind}/{one.name}" for one in decision.found.signals if one.grade])
-        at = [stop for _, stop in stream.looks]
-        more = {"severity": kinds, "signals": graded, "confidence": sure}
-        for which, alarm in zip(names, (named, retrains), strict=True):
-            yield f"{which} {name}".strip(), {"at": at, "score": sure, "alarm": alarm, **more}
-            more = {}
+        more = {"severity": kinds, "signals": graded}
+        yield f"names something{name}", {"at": at, "score": sure, "alarm": named, **more}
+        yield f"retrains{name}", {"at": at, "score": sure, "alarm": retrains}
 
 
 def speed(stream: Stream) -> Steps:
@@ -80,4 +79,4 @@ def speed(stream: Stream) -> Steps:
 
 
 if __name__ == "__main__":
-    answer(look, speed)
+    answer(look, speed, has_knob=False)

@@ -73,13 +73,13 @@ class Runs:
 
     folder: Path
     found: dict[str, dict[Name, Detector]] = field(default_factory=dict)
-    truth: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    truth: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     agreed: list[bool] = field(default_factory=list)
 
     def python(self, competitor: str) -> Path | None:
-        if competitor == "ours":
+        if competitor in ("ours", "scipy"):
             return Path(sys.executable)
         if competitor in self.problems:
             return None
@@ -89,19 +89,25 @@ class Runs:
             self.problems[competitor] = f"could not be installed: {error}"
             return None
 
-    def look(self, made: dict[str, Callable[[], worlds.WORLD]], competitors: dict[str, set[str]]) -> None:
-        """Make worlds, let every competitor look at those it is asked to, and delete them."""
+    def look(
+        self, made: dict[str, Callable[[], worlds.WORLD]], competitors: tuple[str, ...], turn: dict[str, int]
+    ) -> None:
+        """Make worlds, let competitors look at them, and delete them.
+
+        Knobs are turned on the first `turn` streams of a world, and judged on the others.
+        """
         began = time.time()
         paths = {}
         for name, make in made.items():
             world = make()
+            world["turn"] = turn.get(name, 0)
             paths[name] = worlds.save(self.folder / f"{name}.npz", world)
-            self.truth[name] = {key: world[key] for key in ("truth", "names", "rise") if key in world}
+            self.truth[name] = {key: world[key] for key in ("truth", "names", "rise", "turn") if key in world}
         jobs = []
-        for competitor, wanted in competitors.items():
+        for competitor in competitors:
             if python := self.python(competitor):
                 command = [str(python), "-m", f"benchmarks.decisions.{competitor}_"]
-                files = [str(paths[name]) for name in made if name in wanted]
+                files = [str(path) for path in paths.values()]
                 jobs += [(competitor, [*command, f"{part}/{CORES}", *files]) for part in range(CORES)]
         with ThreadPoolExecutor(CORES) as pool:
             for competitor, lines in pool.map(self._one, jobs):
@@ -110,6 +116,12 @@ class Runs:
         for path in paths.values():
             path.unlink()
         print(f"  {', '.join(made)}: {time.time() - began:.0f} s", flush=True)
+
+    def turning(self, world: str) -> list[int]:
+        return list(range(int(self.truth[world]["turn"])))
+
+    def judging(self, world: str) -> list[int]:
+        return list(range(int(self.truth[world]["turn"]), len(self.truth[world]["truth"])))
 
     def _note(self, competitor: str, line: dict[str, Any]) -> None:
         if line["detector"] == "agreement":
@@ -122,7 +134,9 @@ class Runs:
     def _one(self, job: tuple[str, list[str]]) -> tuple[str, list[dict[str, Any]]]:
         competitor, command = job
         began = time.time()
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=_ENVIRONMENT, cwd=environments.ROOT)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=_ENVIRONMENT, cwd=environments.ROOT
+        )
         self.seconds[competitor] = self.seconds.get(competitor, 0) + time.time() - began
         if done.returncode:
             self.problems[competitor] = f"failed: {done.stderr.strip().splitlines()[-1:] or done.returncode}"
@@ -136,7 +150,13 @@ class Runs:
         command = [str(python), "-m", f"benchmarks.decisions.{competitor}_", "speed", str(path)]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, check=False, env=_ENVIRONMENT, cwd=environments.ROOT, timeout=limit_s
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                env=_ENVIRONMENT,
+                cwd=environments.ROOT,
+                timeout=limit_s,
             )
         except subprocess.TimeoutExpired:
             return f"stopped after {limit_s:.0f} s"

@@ -19,7 +19,9 @@ def loop(reference: pd.DataFrame, recent: pd.DataFrame) -> list[float]:
             counts = pd.concat([reference[name].value_counts(), recent[name].value_counts()], axis=1).fillna(0)
             found.append(float(stats.chi2_contingency(counts.to_numpy().T).pvalue))
         else:
-            found.append(float(stats.ks_2samp(reference[name].to_numpy(), recent[name].to_numpy(), method="asymp").pvalue))
+            found.append(
+                float(stats.ks_2samp(reference[name].to_numpy(), recent[name].to_numpy(), method="asymp").pvalue)
+            )
     return found
 
 

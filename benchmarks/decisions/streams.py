@@ -65,11 +65,15 @@ Looks = Iterator[tuple[str, dict[str, Any]]]
 Steps = Iterator[tuple[str, Callable[[], object]]]
 
 
-def answer(look: Callable[[Stream], Looks], speed: Callable[[Stream], Steps] | None = None) -> None:
+def answer(
+    look: Callable[[Stream], Looks], speed: Callable[[Stream], Steps] | None = None, *, has_knob: bool = True
+) -> None:
     """Print what is found in the streams of the worlds that the command line names, or how long one check takes.
 
     usage: MODULE PART/PARTS WORLD.npz ...      every PARTS-th stream
            MODULE speed WORLD.npz
+
+    The first `turn` streams of a world are there to turn knobs on, and left out where there is none.
     """
     what, *paths = sys.argv[1:]
     for path in paths:
@@ -80,7 +84,7 @@ def answer(look: Callable[[Stream], Looks], speed: Callable[[Stream], Steps] | N
                 _time(speed(Stream(0, world)))
             continue
         part, parts = (int(one) for one in what.split("/"))
-        for number in range(part, len(world["truth"]), parts):
+        for number in range(part + (0 if has_knob else int(world["turn"])), len(world["truth"]), parts):
             began = time.perf_counter()
             for detector, found in look(Stream(number, world)):
                 line = {"world": Path(path).stem, "stream": number, "detector": detector, **found}

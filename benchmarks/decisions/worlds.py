@@ -10,6 +10,7 @@ A world holds streams of equal length (first axis):
   starts, stops  each check looks at recent[:, start:stop]
   categories  names of the columns whose numbers are codes of categories
   step_s  seconds between rows
+  turn  the first so many streams are there to turn knobs on
   truth  (streams,)  1 where the change does harm; names (streams,) what changed
 A missing value is NaN.
 """
@@ -200,7 +201,9 @@ def harm(replicates: int, seed: int, *, rows: int = 1_000, recent: int = 500) ->
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    found: dict[str, list[Any]] = {name: [] for name in ("x0", "x1", "e0", "e1", "a0", "a1", "p0", "p1", "truth", "names", "rise")}
+    found: dict[str, list[Any]] = {
+        name: [] for name in ("x0", "x1", "e0", "e1", "a0", "a1", "p0", "p1", "truth", "names", "rise")
+    }
     for replicate in range(replicates):
         rng = np.random.default_rng([seed, replicate])
         model = HistGradientBoostingClassifier(max_iter=80, random_state=replicate)
