@@ -14,7 +14,7 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import datasets, forecasts, partitions
+from benchmarks import datasets, drift, forecasts, partitions
 from benchmarks.measure import Row, machine, memory_mb, python, repeated, spread
 from evertrain import __version__
 
@@ -122,6 +122,7 @@ def main() -> None:
     steps.append(lambda: datasets.rows(many))
     if not arguments.only_datasets:
         steps += _forecasts(arguments.quick)
+        steps += _drift(arguments.quick)
     for step in steps:
         for row in step():
             rows.append(row)
@@ -151,6 +152,12 @@ def _forecasts(quick: bool) -> list[Callable[[], list[Row]]]:
         lambda: forecasts.retraining("SeasonalNaive", 20, 50, 3),
         lambda: forecasts.reading(5_000),
     ]
+
+
+def _drift(quick: bool) -> list[Callable[[], list[Row]]]:
+    if quick:
+        return [lambda: drift.signals(1), lambda: drift.small(1_000)]
+    return [lambda: drift.signals(5), drift.memory, lambda: drift.small(10_000)]
 
 
 def _page(rows: list[Row]) -> str:

@@ -23,7 +23,7 @@ from evertrain.project import Project
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 
-CHAPTERS = ["Commands", "Exit codes", "Settings", "Project and model", "Declarations", "States", "Events"]
+CHAPTERS = ["Commands", "Exit codes", "Settings", "Project and model", "Declarations", "States", "Events", "SQL view"]
 
 STATE_WORDS = {
     "queued": "planned; nothing was taken yet",
@@ -41,18 +41,44 @@ STATE_WORDS = {
     "dead": "its process died twice; it is not tried again by itself",
 }
 
+VIEW_WORDS = {
+    "triggered_at": "when the run was planned, UTC",
+    "trigger_type": "why: manual, data_change, upload, score_drop, drift, age, schedule, environment, declaration",
+    "model": "the model's name",
+    "partition": "the partition as people read it, empty where the model has none",
+    "severity": "of the decision behind it: none, low, medium, high, critical",
+    "confidence": "per cent, how sure that decision was; empty where it weighed no evidence",
+    "reason": "of the decision",
+    "execution_successful": "1: a new fit was made and judged; 0: training failed; empty: nothing was trained",
+    "outcome": "promoted, refused, not_needed, insufficient_samples, failed, cancelled, superseded, waiting, running",
+    "verdict": "how the item ended, in words",
+    "old_version": "served before",
+    "new_version": "serves afterwards; unless promoted, the old one",
+    "started_at": "when a worker took the item, UTC",
+    "ended_at": "when its verdict was written, UTC",
+    "duration_s": "seconds between the two",
+    "cpu_s": "seconds of one processor that the fit took",
+    "improvement_r2_percent": "r2 of the new fit over the old one's on the same rows, relative; positive is better",
+    "improvement_rmse_percent": "likewise of rmse, positive is better",
+    "improvement_percent": "likewise of the score that decided",
+    "improvement_score": "the score that decided",
+    "rows": "rows that were read for the fit",
+    "actor": "who or what asked for the run",
+    "run_id": "the run",
+    "item_id": "the item: one partition of the run",
+}
 UNITS = {"_s": "s", "_mb": "MB"}
 GROUPS = [
     ("Sources", [specs.CsvFile, specs.ParquetFile, specs.SqlQuery, specs.Function, specs.BadRows]),
     ("Trainers", [specs.Estimator, specs.Command, specs.Custom]),
-    ("Triggers", [specs.DataChange, specs.MaxAge, specs.Schedule, specs.ScoreDrop, specs.Environment]),
+    ("Triggers", [specs.DataChange, specs.MaxAge, specs.Schedule, specs.ScoreDrop, specs.Drift, specs.Environment]),
     ("Gate, partitions, retention, notifications", [
         specs.Gate, specs.Dimension, specs.Storm, specs.Retention, specs.Callback, specs.Message,
     ]),
 ]  # fmt: skip
 SHORT = [
     specs.on_data_change, specs.max_age, specs.daily, specs.weekly, specs.monthly, specs.cron, specs.on_score_drop,
-    specs.on_environment_change, specs.sql_table,
+    specs.on_drift, specs.on_environment_change, specs.sql_table,
 ]  # fmt: skip
 
 
@@ -79,6 +105,7 @@ def reference() -> str:
         *declarations(),
         *state_tables(),
         *event_table(),
+        *view_table(),
     ]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -156,7 +183,7 @@ def option(name: str, kind: Any, info: Any) -> str:
     if plain is bool:
         return ", ".join(names or [f"--{name}", f"--no-{name}"])
     inner = next(iter(typing.get_args(plain)), plain)
-    value = info.metavar or {"int": "NUMBER", "str": "TEXT", "Path": "PATH"}[inner.__name__]
+    value = info.metavar or {"int": "NUMBER", "float": "NUMBER", "str": "TEXT", "Path": "PATH"}[inner.__name__]
     return f"{', '.join(names or [f'--{name}'])} {value}"
 
 
@@ -365,6 +392,14 @@ def event_table() -> Iterator[str]:
 # --- docstrings -------------------------------------------------------------------------------------------------
 
 
+def view_table() -> Iterator[str]:
+    yield "## SQL view\n"
+    yield "`model_retraining_events`, in the store: one row for each partition of each run.\n"
+    yield from table("column", "means")
+    yield from (row(f"`{name}`", words) for name, words in VIEW_WORDS.items())
+    yield ""
+
+
 def summary(kind: Any) -> str:
     """Return a docstring up to its sections."""
     doc = inspect.getdoc(kind) or ""
@@ -389,7 +424,7 @@ def described(doc: str, section: str) -> dict[str, str]:
     for line in lines:
         if not line.startswith("    "):
             break
-        if head := re.match(r"    ([a-z_]+(?:, [a-z_]+)*): (.*)", line):
+        if head := re.match(r"    ([a-z_0-9]+(?:, [a-z_0-9]+)*): (.*)", line):
             names = head[1].split(", ")
             found |= dict.fromkeys(names, head[2])
         else:

@@ -46,6 +46,7 @@ def test_more_rows_needed_silence_what_fewer_rows_said():
     found = what_if([check(1, 0.7, rows=150)], Drift(), min_rows=151)
 
     assert (found.fired_now, found.fired_then) == (1, 0)
+    assert what_if([check(1, 0.7, rows=151)], Drift(), min_rows=151).fired_then == 1
     assert found.then[0].found is not None
     assert found.then[0].found.signals[0].insufficient == "150 labelled rows, the check needs 151"
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from html.parser import HTMLParser
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from evertrain.drift.signal import DriftType, Evidence, Family, Severity, Signal
-from evertrain.reports import Line, Report, lines
+from evertrain.errors import ConfigError
+from evertrain.evidence import EXPLANATIONS, decide, should_retrain
+from evertrain.reports import Line, Report, lines, read
 from evertrain.specs import Cause, on_drift
 from evertrain.triggers import Decision
 
@@ -109,7 +114,7 @@ def test_a_page_is_whole_and_needs_nothing_from_elsewhere(name):
     assert not {tag for tag, _ in page.tags} & {"script", "link", "img", "iframe", "object", "base", "form"}
     assert not [attrs for _, attrs in page.tags if {"src", "href", "onload", "onclick", "xlink:href"} & set(attrs)]
     assert not re.search(r"https?:|//\w|@import|url\(|nan%|inf%|None", html)
-    assert CASES[name].reason in page.text
+    assert CASES[name].reason.lower() in page.text.lower()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -220,7 +225,7 @@ def test_losses_are_drawn_with_their_change():
     page = Page(Report(CASES["critical with a change"]).to_html())
 
     assert "changed 2026-05-10" in page.text
-    assert "0.42 since 2026-05-10, against 0.3 at promotion: +40 %." in page.text
+    assert "The mean loss was 0.3 at promotion and is 0.42 since 2026-05-10: +40 %." in page.text
     assert sum(tag == "circle" and attrs.get("class") == "dot" for tag, attrs in page.tags) == len(SERIES)
 
 
@@ -246,6 +251,76 @@ def test_a_page_is_saved_as_utf8(tmp_path):
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == report.to_html()
 
 
+def test_a_missing_matplotlib_is_named_with_the_way_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+
+    with pytest.raises(ConfigError, match=r"pip install 'evertrain\[plot\]'"):
+        Report(CASES["no labels"]).plot()
+
+
+@pytest.mark.parametrize("kind", list(DriftType)[1:])
+def test_every_kind_of_change_is_explained_with_impact_and_solution(kind):
+    """S3-21."""
+    page = Page(Report(decided(column("price", 3, 2), severity=Severity.MEDIUM, drift_type=kind)).to_html())
+
+    told = EXPLANATIONS[kind]
+    assert f"What it means {told.what}" in page.text
+    assert f"Impact {told.impact}" in page.text
+    assert f"What to do {told.solution}" in page.text
+
+
+def test_tenths_with_equal_edges_are_one_bin_and_no_row_is_lost():
+    told = {
+        "edges": [0.0, 0.0, 0.0, 2.0, 5.0],
+        "reference": [0.5, 0, 0, 0.2, 0.2, 0.1],
+        "recent": [0.3, 0, 0, 0.4, 0.2, 0.1],
+    }
+
+    found = read.histogram(column("x", 2, 1, detail={"histogram": told}))
+
+    assert found is not None
+    assert found.reference == (0.5, 0.2, 0.2, 0.1)
+    assert found.recent == (0.3, 0.4, 0.2, 0.1)
+    assert found.ticks == ((1.0, "0"), (2.0, "2"), (3.0, "5"))
+
+
+def test_shares_of_the_most_frequent_values_are_not_blown_up_to_all():
+    told = {"levels": ["a", 7.0], "reference": [0.3, 0.2], "recent": [0.1, 0.2]}
+
+    found = read.histogram(column("x", 2, 1, detail={"histogram": told}))
+
+    assert found is not None
+    assert found.moved() == [("a", 0.3, 0.1), ("7", 0.2, 0.2)]
+
+
+@pytest.mark.parametrize("profile", ["default", "seed"])
+def test_what_a_real_check_found_is_drawn(profile):
+    random = np.random.default_rng(3)
+    old = pd.DataFrame({"size": random.normal(80, 20, 2000), "town": random.choice(["Graz", "Linz"], 2000)})
+    new = pd.DataFrame(
+        {"size": random.normal(95, 20, 1000), "town": random.choice(["Graz", "Linz"], 1000, p=[0.9, 0.1])}
+    )
+    actual = random.normal(0, 1, 1000)
+    predicted = actual + random.normal(0, np.where(np.arange(1000) < 600, 1.0, 2.0))
+    times = pd.date_range("2026-05-01", periods=1000, freq="h")
+
+    config = on_drift(profile=profile)
+    decision = should_retrain(
+        old, new, predicted, actual, {"rmse": 1.0, "r2": 0.5}, ref_losses=random.normal(0, 1, 500) ** 2, times=times,
+        config=config,
+    )  # fmt: skip
+    report = Report(decision, config=config)
+
+    page = Page(report.to_html())
+    assert decision.fired
+    assert "The mean squared error was" in page.text
+    assert sum(tag == "circle" and attrs.get("class") == "dot" for tag, attrs in page.tags) >= 40
+    assert "changed 2026-05-2" in page.text
+    assert ("Graz" in page.text) == (profile == "default")
+    assert ("tenths of the reference" in page.text) == (profile == "default")
+    assert len(report.plot().axes) == (6 if profile == "default" else 3)
+
+
 # --- lines ------------------------------------------------------------------------------------------------------
 
 
@@ -261,3 +336,49 @@ def test_the_tree_tells_severity_confidence_and_every_family_with_its_floors():
     assert "performance: very strong" in told
     assert "loss, scan of the losses: 40 % of the baseline loss, 2.7 x its floor 15 %, p 1e-09: very strong" in told
     assert "price, distribution: 0.32 KS distance, 4.0 x its floor 0.08, p 0.01: very strong" in told
+
+
+def rising(ratio: float, p: float = 1e-12) -> Evidence:
+    told = {"before": 1.0, "after": 1.0 + ratio, "ratio": ratio, "window": 300, "loss": "squared error"}
+    loss = Signal("loss", Family.PERFORMANCE, "loss_scan", p, ratio, 0.15, "of the baseline loss", detail=told)
+    return Evidence((loss, column("price", 1.5, 0, p=1e-9)), 5000, 800, 600, 1e-9, ratio, 0.0004, 1.0)
+
+
+def under(found: list[Line], title: str) -> list[str]:
+    return [child.text for line in found[0].children if line.text == title for child in line.children]
+
+
+def test_the_tree_says_what_would_have_made_it_fire_and_that_is_true():
+    config = on_drift()
+    decision = decide(rising(0.2), config)
+
+    told = under(lines(decision, config), "would have fired with")
+
+    assert told == [
+        "severity high: a rise of the loss by 30 % beyond chance; now 20 %",
+        "severity='medium' instead of 'high'",
+    ]
+    assert not decision.fired
+    assert decide(rising(0.2), on_drift(severity="medium")).fired
+    assert decide(rising(0.31), config).fired
+
+
+def test_the_tree_says_what_would_have_kept_it_from_firing_and_that_is_true():
+    config = on_drift()
+    decision = decide(rising(0.4), config)
+
+    told = under(lines(decision, config), "would not have fired with")
+
+    assert decision.fired
+    assert told == ["severity='critical' instead of 'high'", "no signal of performance"]
+    assert not decide(rising(0.4), on_drift(severity="critical")).fired
+
+
+def test_a_confidence_that_was_wanted_is_what_kept_it_from_firing():
+    config = on_drift(min_confidence=99, severity="low")
+    decision = decide(rising(0.05), config)
+
+    told = under(lines(decision, config), "would have fired with")
+
+    assert f"min_confidence={decision.confidence} instead of 99" in told
+    assert decide(rising(0.05), on_drift(min_confidence=decision.confidence, severity="low")).fired

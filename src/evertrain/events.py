@@ -33,6 +33,7 @@ class Kind(StrEnum):
     SCHEDULE_SKIPPED = "schedule.skipped"  # slots were missed while nothing ran; one catch-up stands for them
     BATCH_WRITTEN = "batch.written"  # rows of a dataset were added, updated or removed, or found unchanged
     FITS_QUESTIONED = "fits.questioned"  # fits were trained on rows that were undone or erased; some gave way
+    OBSERVATIONS_THINNED = "observations.thinned"  # a model's observations passed their bound; fewer of them are kept
     SOURCE_READ = "source.read"  # a source was read after a change; says what changed
     SOURCE_FAILED = "source.failed"  # a source could not be used; nothing was trained from it
     PARTITIONS_FOUND = "partitions.found"  # keys appeared for the first time, or came back
@@ -121,6 +122,7 @@ _SENTENCES: dict[Kind, str] = {
     " {removed} removed, {unchanged} unchanged; version {version}",
     Kind.FITS_QUESTIONED: "{count} fits were trained on rows of {dataset} that were {kind} ({versions});"
     " {rolled_back} of them gave way to earlier ones",
+    Kind.OBSERVATIONS_THINNED: "more than {rows} observations: 1 in {one_in} is kept from now on, a uniform sample",
     Kind.SOURCE_READ: "source {source} read: {rows} usable rows, {set_aside} set aside",
     Kind.SOURCE_FAILED: "source {source} cannot be used: {problem}",
     Kind.PARTITIONS_FOUND: "partitions that appeared: {count}",

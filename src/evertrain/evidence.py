@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,7 +51,7 @@ _KIND_WORDS = {
     "new_values": "new values",
     "range": "values out of range",
     "constant": "constant now",
-    "type": "another type, or gone",
+    "type": "gone or of another type",
 }
 
 
@@ -112,6 +112,7 @@ def measure(
     groups: ArrayLike | None = None,
     importances: Mapping[str, float] | None = None,
     score: str | None = None,
+    target: str | None = None,
     probabilities: ArrayLike | None = None,
     classes: Iterable[object] | None = None,
     config: Drift | None = None,
@@ -130,6 +131,7 @@ def measure(
         groups: a label per labelled row where rows come in groups, e.g. the customer.
         importances: how much the model relies on each column, any scale.
         score: by whose losses rows are judged; None is accuracy, or r2 for numbers.
+        target: the column that is predicted, where the tables have it: it is no input, and recent rows may lack it.
         probabilities, classes: for scores that need them, see `scores.losses`.
 
     Raises:
@@ -146,6 +148,11 @@ def measure(
         raise DataError(f"recent rows are a {type(recent).__name__}; allowed: a pandas DataFrame")
     if not isinstance(reference, pd.DataFrame | Profile):
         raise DataError(f"the reference is a {type(reference).__name__}; allowed: a pandas DataFrame, a Profile")
+    if target is not None:
+        recent = recent.drop(columns=[target], errors="ignore")
+        reference = (
+            reference.drop(columns=[target], errors="ignore") if isinstance(reference, pd.DataFrame) else reference
+        )
     known_baseline = _baseline(baseline)
     notes: list[str] = []
     moments = _moments(times, len(recent))
@@ -160,7 +167,9 @@ def measure(
         signals += seed.columns(reference, rows, config)
         ref_rows = len(reference)
     else:
-        profile = reference if isinstance(reference, Profile) else Profile.of(reference, weights=importances)
+        profile = reference
+        if isinstance(profile, pd.DataFrame):
+            profile = Profile.of(profile, weights=importances, exact=True, joint=bool(config.joint))
         ref_rows = profile.rows
         ref_losses = profile.losses if ref_losses is None and len(profile.losses) else ref_losses
         if len(rows):
@@ -169,6 +178,10 @@ def measure(
                 times=None if moments is None else moments[newest],
                 predicted=predicted[newest] if aligned and predicted is not None else None,
             )  # fmt: skip
+        if config.joint and len(rows):
+            from evertrain.drift import joint
+
+            signals += joint.compare(profile, rows, config, times=None if moments is None else moments[newest])
         if config.profile == grades.SEED:
             tests = [one for one in signals if one.kind == "ks" and one.p is not None]
             signals = [seed.data_drift(one.name, one.p or 0.0, one.effect, config) for one in tests]
@@ -233,10 +246,14 @@ def _with_losses(
     if config.profile == grades.SEED:
         signals += seed.performance(_of_losses(baseline, how, before), _scores_now(actual, predicted, usable), config)
     else:
-        signals.append(_loss_signal(result, kind, unit, count, config, _guessing(unit, actual[usable], result, baseline)))  # fmt: skip
+        guessing = _guessing(unit, actual[usable], result, baseline)
+        signals.append(_loss_signal(result, kind, unit, count, config, baseline, worse_than_guessing=guessing))
+    if signals and signals[-1].family is Family.PERFORMANCE:
         stamps = None if moments is None else moments[order]
         series, change = blocks(live, stamps, None if result.problem else result.at)
-        signals[-1] = replace(signals[-1], detail={**signals[-1].detail, "series": series, "change": change})
+        known_mean = {} if result.problem else {"before": result.before}
+        detail = {"loss": unit.value, **known_mean, **signals[-1].detail, "series": series, "change": change}
+        signals[-1] = replace(signals[-1], detail=detail)
     known = not result.problem
     changed = None if moments is None or result.at is None else moments[order][result.at]
     return replace(
@@ -251,11 +268,24 @@ def _with_losses(
     )
 
 
-def _loss_signal(found: Scan, kind: str, unit: Loss, count: int, config: Drift, worse_than_guessing: bool) -> Signal:
+def _loss_signal(
+    found: Scan,
+    kind: str,
+    unit: Loss,
+    count: int,
+    config: Drift,
+    baseline: Mapping[str, float],
+    *,
+    worse_than_guessing: bool,
+) -> Signal:
+    from evertrain.drift.losses import fixed_r2
+
     problem = found.problem
     if not problem and count < config.min_rows:
         problem = f"{plural(count, 'labelled row')}, the check needs {config.min_rows}"
     detail = {name: value for name, value in asdict(found).items() if name not in ("p", "problem")}
+    if kind == "baseline" and unit is Loss.SQUARED and "r2" in baseline and not problem:
+        detail["r2"] = fixed_r2(found.after, baseline["r2"], baseline["rmse"])
     return Signal(
         "loss", Family.PERFORMANCE, kind, None if problem else found.p, max(0.0, found.ratio), config.error_increase,
         "of the baseline loss", found.reference / found.memory, found.live / found.memory, insufficient=problem,
@@ -417,6 +447,7 @@ def decide(
     config: Drift,
     *,
     level: float | None = None,
+    new_share: float | None = None,
     name: str = "",
     state: Mapping[str, Any] | None = None,
     fleet: Mapping[Family, float] | None = None,
@@ -425,14 +456,16 @@ def decide(
 
     Args:
         level: chance of a false alarm that this check may have; None is what the budget leaves for one check.
+        new_share: of the recent rows, those that the check before had not seen; None is told by `state`.
         name: of the partition, where the model has several; put before the reason.
         state: `evidence["state"]` of the decision before; with it persistence and overlapping windows are known.
         fleet: where many partitions were checked in one round, see `decide_all`.
     """
     state = state or {}
-    if level is None:
-        level = grades.check_level(config, _new_share(found, state))
-    graded = grades.grade(found, config, level=level, fleet=fleet)
+    new_share = _new_share(found, state) if new_share is None else new_share
+    graded = grades.grade(found, config, level=level, new_share=new_share, fleet=fleet)
+    if not grades.highest(graded.signals, Family.PERFORMANCE):
+        graded = replace(graded, changed_at=None)  # the likeliest moment of a change that was none
     persists = bool(state.get("moved")) and _is_apart(found, state)
     literal = config.profile == grades.SEED
     severity = seed.severity(graded.signals) if literal else grades.judge(graded, persists=persists)
@@ -442,6 +475,7 @@ def decide(
     moved = grades.highest(graded.signals, Family.DATA, Family.PREDICTION) > 0
     evidence: dict[str, Any] = {
         "level": level,
+        "new_share": new_share,
         "severity_wanted": wanted.value,
         "confidence_wanted": config.min_confidence,
         "rows": {"reference": found.reference_rows, "recent": found.recent_rows, "labelled": found.labelled_rows},
@@ -508,14 +542,17 @@ def should_retrain(
     times: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     importances: Mapping[str, float] | None = None,
+    score: str | None = None,
+    target: str | None = None,
     config: Drift | None = None,
     state: Mapping[str, Any] | None = None,
 ) -> Decision:
     """Return whether a model should be retrained: `triggered`, `drift_type`, `severity`, `confidence` and `reason`.
 
-    Arguments are those of `measure`. `state` is `evidence["state"]` of the decision before, plain JSON; without it
-    the call is a check by itself. Losses are looked at as far as they are given: pass all labelled rows since the
-    promotion, not only those since the last call.
+    Arguments are those of `measure`. `state` is `evidence["state"]` of the decision before, plain JSON, or {} for the
+    first of many: with it the budget is divided among the checks of its period. Without it the call is a check by
+    itself. Losses are looked at as far as they are given: pass all labelled rows since the promotion, not only those
+    since the last call.
 
     >>> import pandas as pd
     >>> recent = pd.DataFrame({"x": [1.0, 2.0]})
@@ -526,28 +563,32 @@ def should_retrain(
     if len(recent) < config.min_rows:
         _baseline(baseline_metrics)
         return decide(Evidence(reference_rows=_rows(reference), recent_rows=len(recent)), config, state=state)
+    level = config.budget if state is None else None  # a check by itself is no one of many in a month
     found = measure(
         reference, recent, predictions, actuals, baseline_metrics, ref_losses=ref_losses, times=times, groups=groups,
-        importances=importances, config=config,
+        importances=importances, score=score, target=target, config=config,
     )  # fmt: skip
-    return decide(found, config, state=state)
+    return decide(found, config, level=level, state=state)
 
 
 def _rows(reference: Profile | pd.DataFrame) -> int:
-    rows: object = getattr(reference, "rows", None)  # a table may have a column of this name
-    return rows if isinstance(rows, int) else len(cast("pd.DataFrame", reference))
+    from evertrain.drift.profile import Profile
+
+    return reference.rows if isinstance(reference, Profile) else len(reference)
 
 
 def _blocked(found: Evidence, literal: bool) -> str:
     """Return why the data forbid a retraining; empty where they do not."""
     if stop := next((one for one in found.signals if one.stop), None):
-        return f"{stop.name} is {_KIND_WORDS.get(stop.kind, stop.kind)}"
+        now = stop.detail.get("is", stop.kind)
+        return f"{stop.name} is gone" if now == "gone" else f"{stop.name} is {now} and was {stop.detail.get('was')}"
     if literal:
         return ""
-    worst = grades.highest(found.signals, Family.QUALITY)
+    damaged = grades.damage(found.signals)
+    worst = grades.highest(damaged, Family.QUALITY)
     if worst >= 2 and not grades.highest(found.signals, Family.PERFORMANCE):
-        names = [one.name for one in found.signals if one.family is Family.QUALITY and one.grade == worst]
-        return _some(names) + (", and no loss has risen" if found.labelled_rows else "")
+        names = list(dict.fromkeys(one.name for one in damaged if one.grade == worst))
+        return _some(names) + (", and no loss has risen beyond chance" if found.labelled_rows else "")
     return ""
 
 

@@ -13,13 +13,15 @@ commit can corrupt a WAL before SQLite 3.51.3 (sqlite.org/wal.html#walresetbug).
 
 from __future__ import annotations
 
+import atexit
 import json
+import logging
 import os
 import secrets
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -40,11 +42,14 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+logger = logging.getLogger("evertrain")
+
 Value: TypeAlias = int | float | str | None
 
 DAYS, ROWS = 90, 1_000_000
 _WAITING_DAYS = 30  # an actual without its prediction
 _CHUNK = 5_000  # rows of one transaction: other writers get their turn between two
+_PRUNE_S = 3_600.0  # whoever writes removes what is too old, so often
 _SWEEP = 20_000  # row numbers that one transaction of thinning or expiry looks at
 _LONGEST_ID, _LONGEST_TEXT = 500, 1_000_000
 _MISSING = np.iinfo(np.int64).min
@@ -88,10 +93,11 @@ class Noted:
 
     Attributes:
         rows: that were given: `new`, `replaced` (the id was known), `unchanged` (the same again), `older` (a newer
-            prediction is stored under the id) and `sampled_out` (not kept: see `share`).
+            prediction is stored under the id), `too_old` (past the age at which rows go) and `sampled_out` (see `share`).
         ids: one per row, in order; drawn where none were given.
         share: of the rows that are kept, such as 0.5.
         thinned: whether that share was halved now.
+        actuals: what became of actuals that came with them.
     """
 
     rows: int
@@ -99,9 +105,11 @@ class Noted:
     replaced: int = 0
     unchanged: int = 0
     older: int = 0
+    too_old: int = 0
     sampled_out: int = 0
     share: float = 1.0
     thinned: bool = False
+    actuals: Labelled | None = None
     ids: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -203,7 +211,7 @@ class Observations:
     >>> import tempfile; from evertrain.clock import ManualClock
     >>> seen = Observations(Path(tempfile.mkdtemp()) / "observations.db", ManualClock())
     >>> seen.observe("m", {"x": [1.0, 2.0]}, predicted=[3, 4], ids=["a", "b"])
-    Noted(rows=2, new=2, replaced=0, unchanged=0, older=0, sampled_out=0, share=1.0, thinned=False)
+    Noted(rows=2, new=2, replaced=0, unchanged=0, older=0, too_old=0, sampled_out=0, share=1.0, thinned=False, actuals=None)
     >>> seen.actuals("m", ["a"], [3.5]).matched
     1
     >>> seen.window("m").actual
@@ -215,6 +223,7 @@ class Observations:
         self._busy_s, self._pid = busy_s, os.getpid()
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._pruned = -_PRUNE_S
 
     # --- writing ----------------------------------------------------------------------------------------------
 
@@ -258,9 +267,10 @@ class Observations:
         given = _per_row("key", keys, count)
         moments = _moments(times, now, count, "the time of a prediction")
         told = _per_row("version", versions, count)
-        names = tuple(_drawn(now, count) if ids is None else map(_id, _per_row("id", ids, count), range(1, count + 1)))
+        listed = _per_row("id", ids, count)
+        names = tuple(drawn(now, count) if listed is None else map(id_of, listed, range(1, count + 1)))
         rows = list(
-            zip(
+            zip(  # noqa: B905 - what is alike for all rows is repeated without end
                 names, map(_hash, names), repeat(WHOLE) if given is None else given, moments, numbers, texts, values,
                 repeat(None) if told is None else told,
             )
@@ -268,21 +278,26 @@ class Observations:
         noted = Noted(count, ids=names)
         for start in range(0, count, _CHUNK):
             noted = self._observe(model, layout, rows[start : start + _CHUNK], noted, ids is None, times is not None)
+        if self.clock.boottime() - self._pruned >= _PRUNE_S:
+            self.prune()
         return noted
 
     def _observe(
-        self, model: str, layout: str, rows: list[tuple[Any, ...]], noted: Noted, drawn: bool, timed: bool
+        self, model: str, layout: str, rows: list[tuple[Any, ...]], noted: Noted, new: bool, timed: bool
     ) -> Noted:
         counts: Counter[str] = Counter()
         news: Counter[KeyText] = Counter()
         labels: Counter[KeyText] = Counter()
+        oldest = _micros(self.clock.now() - timedelta(days=self.days))
         with self._write() as run:
             owner = _model(run, model)
             mask = (1 << owner.halvings) - 1
             place = _layout(run, layout)
-            kept = [row for row in rows if not row[1] & mask]
-            counts["sampled_out"] = len(rows) - len(kept)
-            known = {} if drawn else _observed(run, owner.id, [row[0] for row in kept])
+            kept = [row for row in rows if row[3] >= oldest]
+            counts["too_old"] = len(rows) - len(kept)
+            kept = [row for row in kept if not row[1] & mask] if mask else kept
+            counts["sampled_out"] = len(rows) - counts["too_old"] - len(kept)
+            known = {} if new else _observed(run, owner.id, [row[0] for row in kept])
             fresh: dict[str, tuple[Any, ...]] = {}
             changed: dict[str, tuple[Any, ...]] = {}
             for row in kept:
@@ -331,10 +346,11 @@ class Observations:
             noted.replaced + counts["replaced"],
             noted.unchanged + counts["unchanged"],
             noted.older + counts["older"],
+            noted.too_old + counts["too_old"],
             noted.sampled_out + counts["sampled_out"],
             self.share(model) if thinned else 0.5**owner.halvings,
             noted.thinned or thinned,
-            noted.ids,
+            ids=noted.ids,
         )
 
     def actuals(
@@ -354,7 +370,7 @@ class Observations:
         found = plain(values, "actual")
         count = len(found)
         listed = _per_row("id", ids, count)
-        names = [_id(one, number) for number, one in enumerate(listed or [], 1)]
+        names = [id_of(one, number) for number, one in enumerate(listed or [], 1)]
         moments = _moments(times, self.clock.now(), count, "the time of an actual")
         rows = [row for row in zip(names, moments, found, strict=True) if row[2] is not None]
         total: Counter[str] = Counter(rows=count, missing=count - len(rows))
@@ -483,7 +499,8 @@ class Observations:
     # --- removing ---------------------------------------------------------------------------------------------
 
     def prune(self) -> Pruned:
-        """Remove what is too old, and what thinning has left to do."""
+        """Remove what is too old, and what thinning has left to do; whoever observes does so once an hour."""
+        self._pruned = self.clock.boottime()
         if not self.path.exists():
             return Pruned()
         now = self.clock.now()
@@ -492,6 +509,8 @@ class Observations:
         thinned = sum(map(self._sweep, owners))
         rows = self._expire("at < ?", _micros(now - timedelta(days=self.days)))
         waiting = self._expire("at IS NULL AND actual_at < ?", _micros(now - timedelta(days=_WAITING_DAYS)))
+        if not rows + waiting + thinned:
+            return Pruned()
         with self._write() as run:
             run.execute(
                 "DELETE FROM partitions WHERE NOT EXISTS (SELECT 1 FROM observed WHERE partition = partitions.id)"
@@ -517,11 +536,11 @@ class Observations:
 
     def erase(self, model: str, ids: Sequence[object]) -> int:
         """Remove rows and their bytes; return how many there were. Writes the file anew, which takes seconds per GB."""
-        names = [_id(one, number) for number, one in enumerate(ids, 1)]
+        names = [id_of(one, number) for number, one in enumerate(ids, 1)]
         with self._write() as run:
             owner = _model(run, model)
             gone = run.execute(
-                "DELETE FROM observed WHERE id IN (SELECT o.id FROM json_each(?) AS j JOIN observed AS o"
+                "DELETE FROM observed WHERE id IN (SELECT o.id FROM json_each(?) AS j CROSS JOIN observed AS o"
                 " ON o.model = ? AND o.name = j.value)",
                 (json.dumps(names), owner.id),
             ).rowcount
@@ -643,6 +662,139 @@ class Observations:
                 run.execute("ROLLBACK")
 
 
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """Rows that a predictor answered: one value, key, version and id for each row of `frame`.
+
+    Of its columns those in `features` are kept, or all where that is None.
+    """
+
+    frame: pd.DataFrame
+    features: tuple[str, ...] | None
+    values: NDArray[Any]
+    keys: list[KeyText]
+    versions: list[str]
+    ids: tuple[str, ...]
+    at: datetime
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """What frames have in common that can be put below each other."""
+        return (self.features, *self.frame.columns, *self.frame.dtypes)
+
+
+class Recorder:
+    """Writes what a predictor answers, on a thread of its own: it never delays, and never fails, an answer.
+
+    Rows wait at most `seconds`; what cannot be written (the disk is full, the file stays locked) or does not fit into
+    `most` waiting rows is dropped and counted in `unlogged`. `close`, or a regular end of the process, writes the rest.
+
+    Args:
+        rows: that are written at once.
+        thinned: called with the new share when fewer rows are kept from now on.
+    """
+
+    def __init__(
+        self,
+        log: Observations,
+        model: str,
+        *,
+        rows: int = 1_000,
+        seconds: float = 1.0,
+        most: int = 100_000,
+        thinned: Callable[[float], object] = lambda _: None,
+    ) -> None:
+        self.log, self.model, self.unlogged = log, model, 0
+        self._rows, self._seconds, self._most, self._thinned = rows, seconds, most, thinned
+        self._pid = os.getpid()
+        self._waiting: list[Answered] = []
+        self._count = 0
+        self._lock, self._writing, self._full = threading.Lock(), threading.Lock(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def add(self, answered: Answered) -> None:
+        """Take answered rows; returns at once."""
+        count = len(answered.ids)
+        with self._lock:
+            if self._closed or self._count + count > self._most or os.getpid() != self._pid:
+                self.unlogged += count
+                return
+            self._waiting.append(answered)
+            self._count += count
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"observe {self.model}", daemon=True)
+                self._thread.start()
+                atexit.register(self.close)
+        if self._count >= self._rows:
+            self._full.set()
+
+    def flush(self) -> None:
+        """Write what waits, and return when that is done."""
+        with self._writing:
+            with self._lock:
+                taken, self._waiting, self._count = self._waiting, [], 0
+            alike: dict[object, list[Answered]] = {}
+            for one in taken:
+                alike.setdefault(one.layout, []).append(one)
+            for group in alike.values():
+                try:
+                    self._write(group)
+                except DataError:  # a row that cannot be kept takes only those of its own call with it
+                    for one in group:
+                        self._write_or_drop([one])
+                except Exception as error:  # noqa: BLE001 - the one who asked for a prediction has his answer
+                    self._drop(group, error)
+
+    def _write_or_drop(self, group: Sequence[Answered]) -> None:
+        try:
+            self._write(group)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._drop(group, error)
+
+    def _drop(self, group: Sequence[Answered], error: Exception) -> None:
+        count = sum(len(one.ids) for one in group)
+        self.unlogged += count
+        logger.warning("%s: %d predictions were not logged: %s", self.model, count, error)
+
+    def _write(self, group: Sequence[Answered]) -> None:
+        import pandas as pd
+
+        frame = pd.concat([one.frame for one in group], ignore_index=True)
+        if (features := group[0].features) is not None:
+            frame = frame[[name for name in features if name in frame.columns]]
+        noted = self.log.observe(
+            self.model,
+            frame,
+            predicted=[value for one in group for value in one.values],
+            keys=[key for one in group for key in one.keys],
+            ids=[name for one in group for name in one.ids],
+            times=[one.at for one in group for _ in one.ids],
+            versions=[version for one in group for version in one.versions],
+        )
+        if noted.thinned:
+            self._thinned(noted.share)
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        with self._lock:
+            if self._closed or os.getpid() != self._pid:
+                return
+            self._closed = True
+        self._full.set()
+        if self._thread is not None:
+            atexit.unregister(self.close)
+            if self._thread is not threading.current_thread():
+                self._thread.join()
+        self.flush()
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._full.wait(self._seconds)
+            self._full.clear()
+            self.flush()
+
+
 # --- statements -------------------------------------------------------------------------------------------------
 
 
@@ -684,7 +836,7 @@ def _partitions(run: sqlite3.Connection, owner: int, keys: Iterable[KeyText]) ->
     run.execute("INSERT OR IGNORE INTO partitions (model, key) SELECT ?, value FROM json_each(?)", (owner, listed))
     return dict(
         run.execute(
-            "SELECT p.key, p.id FROM json_each(?) AS j JOIN partitions AS p ON p.model = ? AND p.key = j.value",
+            "SELECT p.key, p.id FROM json_each(?) AS j CROSS JOIN partitions AS p ON p.model = ? AND p.key = j.value",
             (listed, owner),
         ).fetchall()
     )
@@ -714,7 +866,7 @@ def _observed(run: sqlite3.Connection, owner: int, names: list[str]) -> dict[str
     """Return row number, time and content of what is stored under names; time is None while an actual waits."""
     found = run.execute(
         "SELECT o.name, o.id, o.at, p.key, o.layout, o.numbers, o.texts, o.predicted, o.version FROM json_each(?) AS j"
-        " JOIN observed AS o ON o.model = ? AND o.name = j.value LEFT JOIN partitions AS p ON p.id = o.partition",
+        " CROSS JOIN observed AS o ON o.model = ? AND o.name = j.value LEFT JOIN partitions AS p ON p.id = o.partition",
         (json.dumps(names), owner),
     )
     return {name: (number, at, tuple(content)) for name, number, at, *content in found}
@@ -723,7 +875,7 @@ def _observed(run: sqlite3.Connection, owner: int, names: list[str]) -> dict[str
 def _labels(run: sqlite3.Connection, owner: int, names: list[str]) -> dict[str, tuple[Any, Any, Any, Any, Any]]:
     found = run.execute(
         "SELECT o.name, o.id, o.partition, o.actual, o.actual_at, o.labelled_at FROM json_each(?) AS j"
-        " JOIN observed AS o ON o.model = ? AND o.name = j.value",
+        " CROSS JOIN observed AS o ON o.model = ? AND o.name = j.value",
         (json.dumps(names), owner),
     )
     return {name: (number, partition, actual, at, first) for name, number, partition, actual, at, first in found}
@@ -744,7 +896,7 @@ def _newest(
     else:
         listed = (json.dumps(list(keys)), owner.id)
         found = run.execute(
-            "SELECT p.id FROM json_each(?) AS j JOIN partitions AS p ON p.model = ? AND p.key = j.value", listed
+            "SELECT p.id FROM json_each(?) AS j CROSS JOIN partitions AS p ON p.model = ? AND p.key = j.value", listed
         )
         scopes = [("o.partition = ?", row[0]) for row in found.fetchall()]
     low = _micros(since) if since else _MISSING
@@ -753,7 +905,7 @@ def _newest(
     for scope, number in scopes:
         rows += run.execute(
             "SELECT o.at, o.name, o.partition, p.key, o.version, o.layout, o.numbers, o.texts, o.predicted, o.actual,"
-            f" o.labelled_at FROM observed AS o JOIN partitions AS p ON p.id = o.partition WHERE {scope}"
+            f" o.labelled_at FROM observed AS o CROSS JOIN partitions AS p ON p.id = o.partition WHERE {scope}"
             f" AND o.at >= ? AND o.at < ? AND o.hash & ? = 0 {'AND o.labelled_at IS NOT NULL' if labelled else ''}"
             " ORDER BY o.at DESC, o.name DESC LIMIT ?",
             (number, low, high, (1 << owner.halvings) - 1, limit),
@@ -776,7 +928,7 @@ def _probed(run: sqlite3.Connection, owner: _Owner, key: KeyText | None, now: in
         return []
     age = max(now - oldest, 2_000_000)
     rows: dict[int, tuple[int, int | None]] = {}
-    for one in np.geomspace(1_000_000, age, _PROBES).tolist():
+    for one in [0, *np.geomspace(1_000_000, age, _PROBES).tolist()]:
         rows |= {
             row[0]: row[1:]
             for row in run.execute(
@@ -798,7 +950,7 @@ def arrived(rows: Sequence[tuple[int, int | None]], now: int) -> int | None:
     >>> day = 86_400_000_000
     >>> rows = [(i * day // 100, None if i > 800 else i * day // 100) for i in range(1000)]
     >>> round(arrived(rows, 10 * day) / day, 2)
-    8.12
+    8.0
     """
     if not rows:
         return None
@@ -812,7 +964,10 @@ def arrived(rows: Sequence[tuple[int, int | None]], now: int) -> int | None:
     sums = np.concatenate([[0], np.cumsum(has)])
     shares = (sums[size:] - sums[:-size]) / size  # of the `size` rows up to and with each
     enough = np.flatnonzero(shares >= _ARRIVED * min(expected, 1.0))
-    return int(at[enough[-1] + size - 1]) + 1 if len(enough) else None
+    if not len(enough):
+        return None
+    # The newest of them may be without a label to the last: there the labels have not come yet.
+    return int(at[np.flatnonzero(has[: enough[-1] + size])[-1]]) + 1
 
 
 # --- rows into bytes and back -----------------------------------------------------------------------------------
@@ -850,8 +1005,8 @@ def typed(frame: object) -> pl.DataFrame:
             f"the rows are {type(frame).__name__} ({error}); give a data frame, columns by name, or one mapping per row"
         ) from None
     for name, dtype in found.schema.items():
-        if dtype == pl.String and ((longest := found[name].str.len_chars().max()) or 0) > _LONGEST_TEXT:  # type: ignore[operator]
-            raise DataError(f"column {name!r} holds a text of {longest:,} characters; at most {_LONGEST_TEXT:,}")
+        if dtype == pl.String and (found[name].str.len_bytes() > _LONGEST_TEXT).any():
+            raise DataError(f"column {name!r} holds a text of more than {_LONGEST_TEXT:,} bytes", column=name)
     return found
 
 
@@ -1091,7 +1246,15 @@ def _value(value: object, what: str, place: int) -> Value:
     )
 
 
-def _id(value: object, place: int) -> str:
+def id_of(value: object, place: int) -> str:
+    """Return an id as it is stored: text, so that the 7 of a file and the 7 of an application meet.
+
+    Raises:
+        DataError: it is missing or too long.
+
+    >>> id_of(7.0, 1)
+    '7'
+    """
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and value.is_integer():
@@ -1109,7 +1272,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _drawn(now: datetime, count: int) -> Iterator[str]:
+def drawn(now: datetime, count: int) -> Iterator[str]:
     """Return new ids; neighbours in time are neighbours in the index, which makes writing them fast."""
     batch = f"{int(now.timestamp() * 1000):012x}{secrets.token_hex(6)}"
     return (f"{batch}-{number}" for number in range(count))

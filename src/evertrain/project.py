@@ -18,7 +18,8 @@ from evertrain import gate as gates
 from evertrain import triggers as rules
 from evertrain.clock import Clock
 from evertrain.config import Settings
-from evertrain.control import ask, back, data, foresee, tell
+from evertrain.control import ask, back, data, drift, foresee, tell
+from evertrain.control import observe as observed
 from evertrain.control.forecast import filtered
 from evertrain.control.opened import Opened, apply, open_project
 from evertrain.control.work import Outcome, read_first, run_to_end
@@ -27,6 +28,9 @@ from evertrain.errors import ConfigError, UnknownName
 from evertrain.events import Event
 from evertrain.forecasts import Forecast, Forecasts
 from evertrain.loop import Loop
+from evertrain.observations import Labelled, Noted, Recorder
+from evertrain.replay import WhatIf
+from evertrain.reports import Report
 from evertrain.serving import Predictor
 from evertrain.specs import (
     Auto,
@@ -51,6 +55,7 @@ from evertrain.trainers.describe import describe
 
 if TYPE_CHECKING:
     import polars as pl
+    from numpy.typing import NDArray
 
 Keys = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -174,6 +179,7 @@ class Project:
         self._applied: ProjectSpec | None = None
         self._settings, self._clock = settings, clock
         self._forecasts: dict[str, Forecasts] = {}
+        self._recorders: list[Recorder] = []
 
     @property
     def spec(self) -> ProjectSpec:
@@ -362,12 +368,74 @@ class Project:
         project._opened = opened
         return project
 
-    def predictor(self, model: str) -> Predictor:
-        """Return an object that predicts with a model's champion and follows every swap within a second."""
+    def predictor(self, model: str, *, observe: bool = False) -> Predictor:
+        """Return an object that predicts with a model's champion and follows every swap within a second.
+
+        With `observe` it keeps what it answers, with the features, as `Project.observe` does, on a thread of its own;
+        `Prediction.ids` are the ids for `actuals`, and `unlogged` counts what could not be kept.
+        """
         opened = self.opened
         if model not in self._spec.models:
             raise UnknownName("model", model, self._spec.models)
-        return Predictor(opened.store, opened.artifacts, model, self._inline)
+        recorder = observed.recorder(opened, model) if observe else None
+        if recorder is not None:
+            self._recorders.append(recorder)
+        return Predictor(opened.store, opened.artifacts, model, self._inline, recorder=recorder)
+
+    def observe(
+        self,
+        model: str,
+        rows: Any,
+        *,
+        prediction: str = "prediction",
+        predictions: Any = None,
+        id: str | None = None,  # noqa: A002 - the word of the column
+        time: str | None = None,
+        partition: Mapping[str, Any] | None = None,
+        probabilities: Sequence[str] | Mapping[Any, str] | NDArray[Any] | None = None,
+        actuals: Any = None,
+    ) -> Noted:
+        """Keep predictions with their features, so that drift and, with their actuals, live accuracy can be measured.
+
+        Args:
+            rows: a data frame, columns by name, one mapping per row, or the path of a CSV or Parquet file: features,
+                and the columns that the other arguments name.
+            prediction: the column of predictions; or give `predictions`, an array or the path of a `.npy` file.
+            id: the column by which actuals will find their row; without it ids are drawn, see `Noted.ids`.
+            time: the column that says when it was predicted; by default now.
+            partition: of all rows; without it each row's partition columns decide.
+            probabilities: their columns, named as the classes or by class; or an array of shape (rows, classes).
+            actuals: an array or the path of a `.npy` file; a column "actual", or one named as the target, is
+                taken by itself.
+
+        Raises:
+            DataError: rows cannot be used; nothing is kept.
+        """
+        return observed.observe(
+            self.opened, model, rows, prediction=prediction, predictions=predictions, id=id, time=time,
+            partition=partition, probabilities=probabilities, actuals=actuals,
+        )  # fmt: skip
+
+    def actuals(
+        self,
+        model: str,
+        rows: Any,
+        *,
+        id: str = "id",  # noqa: A002 - the word of the column
+        actual: str | None = None,
+        time: str | None = None,
+    ) -> Labelled:
+        """Keep what really happened, found by id: before or long after the prediction, in part, or again to correct it.
+
+        Args:
+            rows: a data frame, columns by name, one mapping per row, or the path of a CSV or Parquet file.
+            actual: the column of actuals; by default "actual", else the one named as the target.
+            time: the column that says when each became known; by default now. The newest one counts.
+
+        Raises:
+            DataError: rows cannot be used; nothing is kept.
+        """
+        return observed.actuals(self.opened, model, rows, id=id, actual=actual, time=time)
 
     def forecasts(self, model: str) -> Forecasts:
         """Return an object that reads a model's forecasts, again and again, in any process and without its trainer."""
@@ -449,6 +517,31 @@ class Project:
         """Do once what the loop does all the time, until nothing is left to do: look, decide, train what is due."""
         Loop(self.opened, watch_files=False).run(until_idle=True)
 
+    def check(self, model: str, partition: Mapping[str, Any] | None = None) -> Report:
+        """Look now whether a champion has drifted, and return what was found as a report; trains nothing.
+
+        Without `partition` every one with new rows or observations is looked at, and the report is of the worst one.
+
+        Raises:
+            ConfigError: the model declares no `on_drift()`.
+            NoModelYet: the partition has no champion.
+        """
+        spec = self.opened.project().models.get(model)
+        keys = None if partition is None or spec is None else ask.keys_of(spec, [partition])
+        decided = drift.look(self.opened, model, keys)
+        spec = self.opened.project().models[model]
+        key = next(iter(decided)) if len(decided) == 1 else None
+        named = tell.where(spec, key) if key is not None and spec.partition_by else ""
+        decision = decided[key] if key is not None else drift.together(spec, decided)
+        return Report(decision, model, named, drift.trigger_of(spec))
+
+    def what_if(self, model: str, days: float = 30, **changes: Any) -> WhatIf:
+        """Return how often other thresholds of `on_drift()` would have fired, on the stored evidence of past checks.
+
+        >>> # project.what_if("demand", severity="medium", error_increase=0.10).fired_then
+        """
+        return tell.what_if(self.opened, model, days, **changes)
+
     def start(self, stop: Callable[[], bool] = lambda: False) -> None:
         """Keep the models fresh until `stop` answers true."""
         Loop(self.opened).run(stop)
@@ -481,7 +574,10 @@ class Project:
         return tell.history(self.opened, model, limit)
 
     def close(self) -> None:
-        """Close the store."""
+        """Write what predictors still have for the log of observations, and close the store."""
+        for recorder in self._recorders:
+            recorder.close()
+        self._recorders.clear()
         if self._opened is not None:
             self._opened.close()
             self._opened = None

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from evertrain import registry
 from evertrain.artifacts import Artifacts
 from evertrain.errors import ArtifactError, DataError, EvertrainError, NoModelYet, NotFound, StoreError, TrainingError
-from evertrain.partitions import KeyText, decode, encode, fallbacks, label
+from evertrain.observations import Answered, Recorder, drawn, id_of
+from evertrain.partitions import WHOLE, KeyText, decode, encode, fallbacks, label
 from evertrain.sources import read
 from evertrain.specs import Inline, ModelSpec, Trainer, decode_trainer
 from evertrain.store import champions, demand, models
@@ -50,12 +51,14 @@ class Prediction:
         answered_by: name of the partition or rollup that answered each row; another than the row's own where that
             has no model.
         fallback: whether any row was answered by a rollup in place of its own partition.
+        ids: by which actuals find the rows, where the predictor observes itself or the caller named them.
     """
 
     values: NDArray[Any]
     versions: list[str]
     answered_by: list[str]
     fallback: bool
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +73,19 @@ class Predictor:
 
     Args:
         kept: how many fitted models stay in memory.
+        recorder: writes what is answered to the log of observations.
     """
 
     def __init__(
-        self, store: Store, artifacts: Artifacts, model: str, inline: Mapping[str, Any] | None = None, kept: int = _KEPT
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        model: str,
+        inline: Mapping[str, Any] | None = None,
+        kept: int = _KEPT,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder
         self.store, self.artifacts, self.model = store, artifacts, model
         self.inline = dict(inline or {})
         self.kept = kept
@@ -103,9 +114,19 @@ class Predictor:
         """
         return self.answer(rows, partition).values
 
-    def answer(self, rows: Rows, partition: Mapping[str, Any] | None = None) -> Prediction:
-        """Return predictions with the version and the partition that answered each row."""
+    def answer(
+        self, rows: Rows, partition: Mapping[str, Any] | None = None, *, ids: Sequence[Any] | None = None
+    ) -> Prediction:
+        """Return predictions with the version and the partition that answered each row.
+
+        Args:
+            ids: names of the rows, by which their actuals will find them; where the predictor observes itself they
+                are drawn otherwise.
+        """
         frame = _framed(rows)
+        names = tuple(id_of(one, place) for place, one in enumerate(ids, 1)) if ids is not None else ()
+        if ids is not None and len(names) != len(frame):
+            raise DataError(f"there are {len(names)} ids for {len(frame)} rows")
         spec = self._current()
         if spec.series:
             raise DataError(f"{spec.name} is a forecasting model: ask `project.forecast({spec.name!r})`")
@@ -122,12 +143,26 @@ class Predictor:
         values = np.empty(
             len(frame), dtype=np.result_type(*(part[1].dtype for part in parts)) if _numeric(parts) else object
         )
-        versions, names = [""] * len(frame), [""] * len(frame)
+        versions, answered_by = [""] * len(frame), [""] * len(frame)
         for places, found, loaded, name in parts:
             values[places] = found
             for place in places:
-                versions[place], names[place] = loaded.fit.version, name
-        return Prediction(values, versions, names, fallback)
+                versions[place], answered_by[place] = loaded.fit.version, name
+        if self._recorder is not None:
+            now = self.store.clock.now()
+            names = names or tuple(drawn(now, len(frame)))
+            self._recorder.add(_answered(frame, values, groups, versions, names, now, [part[2] for part in parts]))
+        return Prediction(values, versions, answered_by, fallback, names)
+
+    @property
+    def unlogged(self) -> int:
+        """How many answered rows could not be written to the log of observations."""
+        return self._recorder.unlogged if self._recorder is not None else 0
+
+    def close(self) -> None:
+        """Write what still waits for the log of observations; the predictor goes on answering, unobserved."""
+        if self._recorder is not None:
+            self._recorder.close()
 
     @property
     def version(self) -> str:
@@ -308,6 +343,25 @@ def _framed(rows: Rows) -> pd.DataFrame:
             " per row"
         ) from None
     return frame.reset_index(drop=True)
+
+
+def _answered(
+    frame: pd.DataFrame,
+    values: NDArray[Any],
+    groups: Mapping[KeyText, list[int]],
+    versions: list[str],
+    ids: tuple[str, ...],
+    at: datetime,
+    loaded: Sequence[_Loaded],
+) -> Answered:
+    """Return what is worth keeping of an answer: the features, not what else a row may hold."""
+    names = dict.fromkeys(name for one in loaded for name in one.fit.signature["features"])
+    made = any(one.fit.signature["function"] for one in loaded)
+    keys = [WHOLE] * len(frame)
+    for key, places in groups.items():
+        for place in places:
+            keys[place] = key
+    return Answered(frame, None if made else tuple(names), values, keys, versions, ids, at)
 
 
 def _numeric(parts: Sequence[tuple[Any, NDArray[Any], _Loaded, str]]) -> bool:

@@ -761,7 +761,7 @@ class Drift:
             "seed" is the plain rules of older scripts, with their false alarms.
         severity: the least severity that retrains.
         min_confidence: per cent, likewise.
-        budget: chance of a false alarm in one `period` in which nothing changes.
+        budget, period: chance of a false alarm in one period in which nothing changes, and how long a period is.
         label_delay: how long after a prediction its actual is there; None is learnt from the actuals.
         window: age of the rows whose columns count as recent, at least the newest `min_rows`; losses are looked at as
             far back as the last promotion.
@@ -771,7 +771,7 @@ class Drift:
         correction: of many signals: "bh" bounds the share of false ones, "holm" the chance of any.
         error_increase: rise of the mean loss that counts, a share of its baseline.
         outlier_increase, missing_increase, new_values: rises of shares of rows that count.
-        p_value, outlier_share, r2_drop, rmse_increase: of profile "seed" alone.
+        p_value, outlier_share, r2_drop, rmse_increase: what counts under profile "seed", and nowhere else.
     """
 
     every: Duration = timedelta(hours=24)
@@ -1093,11 +1093,15 @@ class Retention:
         fits: newest fits of each partition.
         days: every fit younger than this many days.
         events_days: age of the log, in days.
+        observations_days: age of logged predictions, in days.
+        observations: logged predictions of each model; beyond it a uniform sample is kept, and says so.
     """
 
     fits: Positive = 5
     days: Annotated[int, Field(ge=0)] = 7
     events_days: Positive = 90
+    observations_days: Positive = 90
+    observations: Positive = 1_000_000
 
 
 @spec

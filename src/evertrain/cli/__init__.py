@@ -14,6 +14,7 @@ EXIT_CODES = {
     5: "a training failed",
     6: "the store cannot be reached or is busy",
     7: "stored bytes are damaged or missing",
+    10: "`check` or `execute` with `--exit-code`: retraining is asked for",
     130: "interrupted",
 }
 

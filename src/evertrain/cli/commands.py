@@ -1,14 +1,37 @@
 """All commands: importing this module makes the app complete."""
 
-from evertrain.cli import asking, beginning, data, forecasting, looking, monitoring, settings, upkeep
+from evertrain.cli import (
+    asking,
+    beginning,
+    checking,
+    data,
+    forecasting,
+    looking,
+    monitoring,
+    observing,
+    settings,
+    upkeep,
+)
 from evertrain.cli.here import app
 
 # As a newcomer needs them: begin, keep fresh, look, act, look after.
 _ORDER = [
-    "init", "start", "stop", "status", "history", "why", "trigger", "plan", "runs", "versions", "rollback", "predict",
-    "forecast", "adopt", "ingest", "batches", "undo", "erase", "export",
-    "pause", "resume", "reload", "config", "schedule", "doctor", "gc", "backup", "restore",
+    "init", "start", "stop", "status", "history", "why", "what-if", "check", "trigger", "plan", "runs", "versions",
+    "rollback", "predict", "forecast", "observe", "actuals", "execute", "adopt", "ingest", "batches", "undo", "erase",
+    "export", "pause", "resume", "reload", "config", "schedule", "doctor", "gc", "backup", "restore",
 ]  # fmt: skip
 app.registered_commands.sort(key=lambda one: _ORDER.index(str(one.name or getattr(one.callback, "__name__", ""))))
 
-__all__ = ["app", "asking", "beginning", "data", "forecasting", "looking", "monitoring", "settings", "upkeep"]
+__all__ = [
+    "app",
+    "asking",
+    "beginning",
+    "checking",
+    "data",
+    "forecasting",
+    "looking",
+    "monitoring",
+    "observing",
+    "settings",
+    "upkeep",
+]

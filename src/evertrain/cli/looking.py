@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +13,7 @@ from evertrain.cli.asking import see_through
 from evertrain.cli.here import Json, ModelName, Partitions, app
 
 if TYPE_CHECKING:
-    pass
+    from evertrain.control.tell import Check
 
 
 @app.command()
@@ -120,15 +122,26 @@ def history(
 
 
 @app.command()
-def why(model: ModelName, partition: Partitions = None, as_json: Json = False) -> None:
-    """Show why a model was trained, or was not: the last answer of every trigger, and the last verdict."""
+def why(
+    model: ModelName,
+    partition: Partitions = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the report of the last drift check into this file, as one page.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show why a model was trained, or was not: the last answer of every trigger, the last verdict, the last drift check."""
     from evertrain.control import tell
     from evertrain.control.ask import keys_of
+    from evertrain.reports import lines
 
     with here.opened() as opened:
         found = here.model(opened, model)
         keys = keys_of(found.spec, here.partitions(found, partition))
         told = tell.why(opened, model, keys[0] if keys else None)
+        check = tell.last_check(opened, model, keys[0] if keys else None)
+    if html:
+        _save(check, model, html)
     if as_json:
         show.as_json(told)
         return
@@ -163,8 +176,81 @@ def why(model: ModelName, partition: Partitions = None, as_json: Json = False) -
         if place["due"]:
             later = f"; waits until {show.moment(place['not_before'])}" if place["not_before"] else ""
             branch.add(show.cell(f"due: {place['wanted']}{later}", style="cyan"))
+    if check:
+        of = f" of {check.partition}" if check.partition else ""
+        branch = tree.add(show.cell(f"last drift check{of}  [{show.moment(check.at)}]"))
+        for one in lines(check.decision, check.trigger):
+            show.add_line(branch, one)
     show.console().print(tree)
+    if html:
+        show.line(f"The report is in {html}.")
     show.following(f"history --model {model}")
+
+
+def _save(check: Check | None, model: str, path: Path) -> None:
+    from evertrain.errors import NotFound
+    from evertrain.reports import Report
+
+    if check is None:
+        raise NotFound(f"{model} was not checked for drift yet; `evertrain check {model}` does it")
+    Report(check.decision, model, check.partition, check.trigger).save(path)
+
+
+@app.command(name="what-if")
+def what_if(
+    model: ModelName,
+    changes: Annotated[
+        list[str], typer.Option("--set", help="A threshold of on_drift(), as error_increase=0.10; may be repeated.")
+    ],
+    days: Annotated[float, typer.Option(help="Checks of how many days are decided anew.")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Show how often other thresholds would have fired, on the stored evidence of past drift checks; trains nothing."""
+    from evertrain.control import tell
+
+    wanted = dict(_setting(one) for one in changes)
+    with here.opened() as opened:
+        found = tell.what_if(opened, model, days, **wanted)
+    if as_json:
+        show.as_json(
+            {
+                "checks": found.checks,
+                "fired_now": found.fired_now,
+                "fired_then": found.fired_then,
+                "by_day": {
+                    day: dict(zip(("checks", "now", "then"), each, strict=True)) for day, each in found.by_day.items()
+                },
+            }
+        )
+        return
+    said = ", ".join(changes)
+    if not found.checks:
+        show.line(
+            f"No drift check of {model} in the last {days:g} days; the loop does one every day, `check` does one now."
+        )
+        show.following(f"check {model}")
+        return
+    show.line(
+        f"With {said}, of {found.checks} checks in {days:g} days {found.fired_then} would have fired; {found.fired_now} do."
+    )
+    rows = [[day, str(each[0]), str(each[1]), str(each[2])] for day, each in found.by_day.items() if each[1] or each[2]]
+    if rows:
+        show.table(["day", "checks", "fire now", "would fire"], rows)
+    show.following(f"why {model}")
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Return name and value of "severity=medium"; numbers are numbers."""
+    import json
+
+    from evertrain.errors import ConfigError
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError("--set", text, "NAME=VALUE, such as error_increase=0.10")
+    with contextlib.suppress(ValueError):
+        return name, json.loads(value)
+    return name, value
 
 
 @app.command()

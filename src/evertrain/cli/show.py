@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
+    from rich.tree import Tree
+
+    from evertrain.reports import Line
 
 HEALTH = {
     "fresh": "green", "behind": "yellow", "training": "cyan", "refused": "yellow", "failing": "red", "no model": "yellow",
@@ -84,6 +87,13 @@ def cell(text: str, style: str | None = None) -> Text:
     from evertrain.partitions import printable
 
     return Text(printable(text), style=style or "")
+
+
+def add_line(branch: Tree, line: Line) -> None:
+    """Add a line of a report, and the lines under it, to a tree."""
+    under = branch.add(cell(line.text, style=line.style))
+    for one in line.children:
+        add_line(under, one)
 
 
 def _plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

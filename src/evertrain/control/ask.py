@@ -71,8 +71,6 @@ def trigger(
             known(tx, found, keys)
             if rollups:
                 keys = list(closure(keys, found.spec.dimensions, found.spec.levels))
-        request = demand.Request(Cause.MANUAL, f"asked by {actor}", actor, forced=force)
-        commit = demand.want(tx, found.id, model, request, keys)
         decision = Decision(
             Cause.MANUAL,
             "manual",
@@ -82,13 +80,33 @@ def trigger(
             Severity.LOW,
             {"force": force, "partitions": None if keys is None else len(keys)},
         )
-        decisions.record(tx, found.id, model, decision, action="train", wanted=commit)
-        run_id, made = plan_model(tx, found.id)
-        if made is None:
-            total, row = demand.live(tx, found.id), sources.state(tx, found.spec.source)
-            why = row.problem if row is not None and row.problem else "its source has not been read"
-            return Asked(None, 0, total, f"{model} has no partitions yet; {why}")
-        return Asked(run_id, len(made.wanted), made.total, made.reason)
+        request = demand.Request(Cause.MANUAL, f"asked by {actor}", actor, forced=force)
+        return _asked(tx, found, request, decision, keys)
+
+
+def retrain(opened: Opened, model: str, decision: Decision, *, actor: str = "evertrain") -> Asked:
+    """Ask for training of a whole model for a reason that was decided outside of the loop, and record the decision.
+
+    Raises:
+        NotFound: no such model.
+    """
+    with opened.store.write(actor) as tx:
+        found = models.by_name(tx, model)
+        _take_in(tx, found)
+        return _asked(tx, found, demand.Request(decision.cause, decision.reason, actor), decision, None)
+
+
+def _asked(
+    tx: Tx, model: models.Model, request: demand.Request, decision: Decision, keys: Sequence[KeyText] | None
+) -> Asked:
+    commit = demand.want(tx, model.id, model.name, request, keys)
+    decisions.record(tx, model.id, model.name, decision, action="train", wanted=commit)
+    run_id, made = plan_model(tx, model.id)
+    if made is None:
+        total, row = demand.live(tx, model.id), sources.state(tx, model.spec.source)
+        why = row.problem if row is not None and row.problem else "its source has not been read"
+        return Asked(None, 0, total, f"{model.name} has no partitions yet; {why}")
+    return Asked(run_id, len(made.wanted), made.total, made.reason)
 
 
 def changed(opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]], *, actor: str) -> Asked:

@@ -92,6 +92,22 @@ def guess(file: Path, root: Path, *, target: str | None = None) -> Guessed:
     return Guessed(name, guesses, _text(name, source, guesses, frame.height), aimed.value, task, warnings)
 
 
+def rows_of(file: Path) -> Table:
+    """Return the rows of a CSV or Parquet file.
+
+    Raises:
+        DataError: the file cannot be read, or has no usable row.
+    """
+    from evertrain.sources.read import read
+
+    source = ParquetFile(file.name) if file.suffix in (".parquet", ".pq") else CsvFile(file.name)
+    table = read(source, file.resolve().parent)
+    if not table.frame.height:
+        aside = f", {_aside(table)}" if table.set_aside_count else ""
+        raise DataError(f"{file.name} has no usable rows{aside}", source=file.name)
+    return table
+
+
 def write(root: Path, text: str, *, force: bool = False) -> Path:
     """Write a project file.
 

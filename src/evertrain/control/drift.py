@@ -7,17 +7,17 @@ the chance of a false alarm is that of the model, and not of each of its partiti
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
-from evertrain import evidence, registry
+from evertrain import evidence, registry, watch
 from evertrain.clock import from_text
 from evertrain.control.opened import Opened
 from evertrain.drift import grades
-from evertrain.drift.signal import DriftType, Evidence, Severity
+from evertrain.drift.signal import DriftType, Evidence, Family, Severity
 from evertrain.errors import ConfigError, NoModelYet
 from evertrain.executors.jobs import ACTUAL, AT, PREDICTED, Lost, Message
 from evertrain.executors.supervisor import Supervisor
@@ -81,7 +81,7 @@ def begin(opened: Opened, project: ProjectSpec, model: models.Model, trigger: Dr
     with opened.store.read() as tx:
         last = next((one for one in decisions.latest(tx, model.id) if one.rule == "drift"), None)
     mark = decisions.evidence_of(last).get("mark", 0) if last else 0
-    news = opened.observations.keys_with_news(model.name, mark)
+    news = opened.observations().keys_with_news(model.name, mark)
     with opened.store.read() as tx:
         observed = champions.serving(tx, model.id, [one.key for one in news])
         others = champions.with_news(tx, model.id, _IN_A_ROUND) if has_rows(project, model) else []
@@ -99,8 +99,11 @@ def look(opened: Opened, name: str, keys: Sequence[KeyText] | None = None) -> di
         NoModelYet: a named partition has no champion.
     """
     project = opened.project()
-    with opened.store.read() as tx:
+    with opened.store.write() as tx:
         model = models.by_name(tx, name)
+        if isinstance(project.sources[model.spec.source], Dataset):
+            watch.catch_up(tx, project, model.spec.source)  # a person who asks now means the rows of now
+            model = models.by_name(tx, name)
     trigger = trigger_of(model.spec)
     if trigger is None:
         raise ConfigError(
@@ -134,7 +137,7 @@ def look(opened: Opened, name: str, keys: Sequence[KeyText] | None = None) -> di
 
 def _is_logged(opened: Opened, model: models.Model, row: Record) -> bool:
     return bool(
-        len(opened.observations.window(model.name, [KeyText(row.key)], since=from_text(row.trained_at), limit=1))
+        len(opened.observations().window(model.name, [KeyText(row.key)], since=from_text(row.trained_at), limit=1))
     )
 
 
@@ -205,8 +208,8 @@ def _copy(
     import polars as pl
 
     keys = [KeyText(row.key)]
-    window = opened.observations.window(model.name, keys, since=trained_at, limit=trigger.max_rows)
-    mature = opened.observations.watermark(model.name, keys[0], declared=trigger.label_delay)
+    window = opened.observations().window(model.name, keys, since=trained_at, limit=trigger.max_rows)
+    mature = opened.observations().watermark(model.name, keys[0], declared=trigger.label_delay)
     known = window.has_actual & (window.times < np.datetime64(mature.replace(tzinfo=None) if mature else "NaT"))
     actual = [value if is_known else None for value, is_known in zip(window.actual.tolist(), known, strict=True)]
     path = hands.scratch / f"observed-{secrets.token_hex(8)}.arrow"
@@ -240,7 +243,7 @@ def _decide(opened: Opened, current: Round) -> None:
         evaluations.record(
             tx, current.model.id, [(number, current.places[number].champion_id, one) for number, one in each.items()]
         )
-        decision = together(spec, {current.places[number].key: one for number, one in each.items()})
+        decision = together(spec, {KeyText(current.places[number].key): one for number, one in each.items()})
         current.follow(tx, replace(decision, evidence={**decision.evidence, "mark": current.mark}))
 
 
@@ -256,18 +259,19 @@ def _waits(spec: ModelSpec, trigger: Drift, place: Record, decision: Decision) -
         said = f"{decision.reason}; the last try on these rows was {place.outcome}, so it waits for new rows"
         return replace(decision, fired=False, code="no_news", reason=said)
     found = decision.found
-    rows = (
-        next((int(one.detail.get("window", 0)) for one in found.signals if one.kind == "loss_scan"), 0) if found else 0
-    )
-    if found and found.changed_at and found.until and 0 < rows < spec.least_rows:
-        passed = datetime.fromisoformat(found.until) - datetime.fromisoformat(found.changed_at)
-        if passed * ((spec.least_rows - rows) / rows) <= trigger.period:
-            said = f"{decision.reason}; {rows} rows since the change, retraining waits for {spec.least_rows}"
-            return replace(decision, fired=False, code="few_since", reason=said)
+    if found is None or found.changed_at is None:
+        return decision
+    rows = next((int(one.detail.get("window", 0)) for one in found.signals if one.family is Family.PERFORMANCE), 0)
+    if rows >= spec.least_rows:
+        return replace(decision, evidence={**decision.evidence, "since": found.changed_at})
+    passed = datetime.fromisoformat(found.until or found.changed_at) - datetime.fromisoformat(found.changed_at)
+    if rows and passed * ((spec.least_rows - rows) / rows) <= trigger.period:
+        said = f"{decision.reason}; {plural(rows, 'row')} since the change, retraining waits for {spec.least_rows}"
+        return replace(decision, fired=False, code="few_since", reason=said)
     return decision
 
 
-def together(spec: ModelSpec, each: dict[str, Decision]) -> Decision:
+def together(spec: ModelSpec, each: Mapping[KeyText, Decision]) -> Decision:
     """Return one decision on a model from those on its partitions, by key."""
     if not each:
         said = "no champion has new observations, or labelled rows newer than its training"
@@ -276,17 +280,17 @@ def together(spec: ModelSpec, each: dict[str, Decision]) -> Decision:
     if not spec.partition_by:
         return replace(worst, evidence=_summary(each))
     fired = {key: one for key, one in each.items() if one.fired}
-    name = label(decode(KeyText(worst_key)), spec.dimensions, spec.overall)
+    name = label(decode(worst_key), spec.dimensions, spec.overall)
     if not fired:
         said = (
             f"{plural(len(each), 'partition')} checked, none asks for training; most noticeable {name}: {worst.reason}"
         )
         return replace(worst, reason=said, evidence=_summary(each), confidence=worst.confidence)
     listed = sorted(fired, key=lambda key: _rank(fired[key]), reverse=True)
-    names = ", ".join(label(decode(KeyText(key)), spec.dimensions, spec.overall) for key in listed[:_NAMED])
+    names = ", ".join(label(decode(key), spec.dimensions, spec.overall) for key in listed[:_NAMED])
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
     said = f"{len(fired)} of {plural(len(each), 'partition')} checked: {names}{more}; {name}: {worst.reason}"
-    keys = tuple(closure([KeyText(key) for key in listed], spec.dimensions, spec.levels))
+    keys = tuple(closure(listed, spec.dimensions, spec.levels))
     return replace(worst, reason=said, keys=keys, evidence=_summary(each))
 
 
@@ -294,7 +298,7 @@ def _rank(decision: Decision) -> tuple[bool, int, int]:
     return decision.fired, list(Severity).index(decision.severity), decision.confidence or 0
 
 
-def _summary(each: dict[str, Decision]) -> dict[str, object]:
+def _summary(each: Mapping[KeyText, Decision]) -> dict[str, object]:
     kinds = [one.drift_type for one in each.values() if one.drift_type is not DriftType.NONE]
     return {
         "checked": len(each),

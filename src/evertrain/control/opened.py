@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from evertrain.executors.inline import InProcess
 from evertrain.executors.jobs import Executor
 from evertrain.executors.supervisor import Supervisor
 from evertrain.observations import Observations
-from evertrain.specs import CsvFile, ParquetFile, ProjectSpec, decode_project, encode
+from evertrain.specs import CsvFile, ParquetFile, ProjectSpec, Retention, decode_project, encode
 from evertrain.store import models, schedules
 from evertrain.store.connect import Store
 from evertrain.store.migrations import migrate
@@ -40,15 +39,11 @@ class Opened:
     store: Store
     settings: Settings
     inline: Mapping[str, Any] = field(default_factory=dict)
+    _observations: Observations | None = field(default=None, init=False, repr=False)
 
     @property
     def artifacts(self) -> Artifacts:
         return Artifacts(self.home.artifacts)
-
-    @cached_property
-    def observations(self) -> Observations:
-        """The log of predictions and actuals, in a file beside the store."""
-        return Observations(self.store.path.with_name("observations.db"), self.store.clock)
 
     def project(self) -> ProjectSpec:
         """Return the current declaration.
@@ -61,6 +56,21 @@ class Opened:
         if found is None:
             raise ConfigError("project", str(self.home.root), "a declared project; `evertrain reload` reads its file")
         return found
+
+    def observations(self) -> Observations:
+        """Return the log of predictions and actuals, beside the store's file; the same one each time."""
+        if self._observations is None:
+            with self.store.read() as tx:
+                found = models.project(tx)
+            keep = found.keep if found else Retention()
+            self._observations = Observations(
+                observations_beside(self.store.path),
+                self.store.clock,
+                days=keep.observations_days,
+                rows=keep.observations,
+                busy_s=self.store.busy_s,
+            )
+        return self._observations
 
     def supervisor(self) -> Supervisor:
         """Return hands for this process: children, or this very process where the project says so."""
@@ -81,7 +91,14 @@ class Opened:
         )
 
     def close(self) -> None:
+        if self._observations is not None:
+            self._observations.close()
         self.store.close()
+
+
+def observations_beside(store: Path) -> Path:
+    """Return the file of observations that belongs to a store's file: two stores in one folder have two."""
+    return store.with_name("observations.db" if store.stem == "evertrain" else f"{store.stem}-observations.db")
 
 
 def open_project(

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from evertrain import notify, registry, scores
+from evertrain import notify, registry, replay, scores
 from evertrain.clock import from_text
+from evertrain.control.drift import trigger_of
 from evertrain.control.opened import Opened, zone_of
-from evertrain.errors import NotFound
+from evertrain.errors import ConfigError, NotFound
 from evertrain.partitions import KeyText, decode, label
-from evertrain.specs import Auto, MaxAge, ModelSpec, ProjectSpec, encode
-from evertrain.store import champions, decisions, demand, items, leases, models, runs, schedules, sources
+from evertrain.replay import WhatIf
+from evertrain.specs import Auto, Drift, MaxAge, ModelSpec, ProjectSpec, encode
+from evertrain.store import champions, decisions, demand, evaluations, items, leases, models, runs, schedules, sources
 from evertrain.store.connect import Record, Tx
+from evertrain.triggers import Decision
+
+_CHECKS_AT_ONCE = 5000
 
 
 @dataclass(frozen=True)
@@ -224,6 +229,7 @@ def why(opened: Opened, model: str, key: KeyText | None = None) -> dict[str, Any
         ]
         place = _place(tx, found, key)
         fit = registry.fits(tx, [place.champion_id]).get(place.champion_id) if place and place.champion_id else None
+        check = evaluations.latest(tx, place.id) if place else None
         source = sources.state(tx, found.spec.source)
     return {
         "model": model,
@@ -245,7 +251,72 @@ def why(opened: Opened, model: str, key: KeyText | None = None) -> dict[str, Any
             "wanted": place.reason if place.wanted > place.considered else None,
             "not_before": place.not_before if place.wanted > place.planned else None,
         },
+        "drift": None
+        if check is None
+        else {
+            "at": check.at,
+            "of_champion": place is not None and check.fit_id == place.champion_id,
+            **as_json(check.decision),
+        },
     }
+
+
+def as_json(decision: Decision) -> dict[str, Any]:
+    """Return a decision on drift as plain values, with every signal."""
+    return {
+        "triggered": decision.fired,
+        "drift_type": decision.drift_type.value,
+        "severity": decision.severity.value,
+        "action": decision.action,
+        "confidence": decision.confidence,
+        "code": decision.code,
+        "reason": decision.reason,
+        "needs": decision.evidence.get("needs"),
+        "evidence": decision.found.as_json() if decision.found else None,
+    }
+
+
+@dataclass(frozen=True)
+class Check:
+    """The last drift check of a partition: when it was, what was decided, and by which trigger as declared now."""
+
+    at: str
+    partition: str
+    decision: Decision
+    trigger: Drift | None
+
+
+def last_check(opened: Opened, model: str, key: KeyText | None = None) -> Check | None:
+    """Return the last drift check of a partition; None where none was checked yet.
+
+    Raises:
+        NotFound: no such model or partition.
+    """
+    with opened.store.read() as tx:
+        found = models.by_name(tx, model)
+        place = _place(tx, found, key)
+        check = evaluations.latest(tx, place.id) if place else None
+    if check is None:
+        return None
+    partition = where(found.spec, check.key) if found.spec.partition_by else ""
+    return Check(check.at, partition, check.decision, trigger_of(found.spec))
+
+
+def what_if(opened: Opened, model: str, days: float = 30, **changes: Any) -> WhatIf:
+    """Return how often other thresholds would have fired, on the stored evidence of the checks of some days.
+
+    Raises:
+        NotFound: no such model.
+        ConfigError: it declares no `on_drift()`, or a change is none that it could declare.
+    """
+    with opened.store.read() as tx:
+        found = models.by_name(tx, model)
+        trigger = trigger_of(found.spec)
+        if trigger is None:
+            raise ConfigError(f"triggers of {model}", None, "on_drift(), whose checks are looked at")
+        past = evaluations.history(tx, found.id, tx.now - timedelta(days=days), _CHECKS_AT_ONCE)
+    known = [one.decision.found for one in reversed(past) if one.decision.found]
+    return replay.what_if(known, trigger, **changes)
 
 
 def _place(tx: Tx, model: models.Model, key: KeyText | None) -> Record | None:

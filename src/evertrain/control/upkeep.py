@@ -17,7 +17,7 @@ from typing import Any
 from evertrain import loader, registry
 from evertrain.artifacts import Artifacts, digest_of
 from evertrain.config import Home, project_file
-from evertrain.control.opened import Opened, open_project
+from evertrain.control.opened import Opened, observations_beside, open_project
 from evertrain.errors import Conflict, EvertrainError, StoreError
 from evertrain.events import Kind
 from evertrain.sources import read
@@ -27,6 +27,7 @@ from evertrain.store.migrations import MIGRATIONS
 
 _MANIFEST = "evertrain-backup.json"
 _DATABASE = "evertrain.db"
+_OBSERVATIONS = "observations.db"
 _LOW_DISK = 512 << 20
 GRACE = timedelta(hours=1)
 
@@ -104,13 +105,20 @@ def _project(opened: Opened) -> Iterator[Finding]:
         broken or f"sound, schema {len(MIGRATIONS)}",
         "evertrain restore BACKUP" if broken else "",
     )
+    try:
+        seen = opened.observations().check()
+    except StoreError as error:
+        seen = str(error)
+    yield Finding(
+        "problem" if seen else "ok", "observations", seen or "sound", "evertrain restore BACKUP" if seen else ""
+    )
     yield Finding(
         "ok" if held else "note",
         "loop",
         "running" if held else "no loop is running",
         "" if held else "evertrain start --detach",
     )
-    for path in (opened.store.path, home.folder):
+    for path in filter(Path.exists, (opened.store.path, opened.observations().path, home.folder)):
         mode = path.stat().st_mode & 0o077
         if mode:
             yield Finding("warning", "permissions", f"{path.name} can be read by others", f"chmod go= {path}")
@@ -184,6 +192,8 @@ def backup(opened: Opened, target: Path, actor: str) -> Backup:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True, mode=0o700)
     opened.store.backup(part / _DATABASE)
+    if opened.observations().backup(part / _OBSERVATIONS):
+        (part / _OBSERVATIONS).chmod(0o600)
     copy = Artifacts(part / "artifacts")
     listed = upkeep.artifacts_of_copy(part / _DATABASE)
     for digest in listed:
@@ -220,6 +230,8 @@ def verify(copy: Path) -> None:
         raise StoreError(f"{copy} is no backup: {_MANIFEST} or {_DATABASE} is missing")
     try:
         problem, listed = upkeep.problem_of_copy(copy / _DATABASE), upkeep.artifacts_of_copy(copy / _DATABASE)
+        if not problem and (copy / _OBSERVATIONS).is_file():
+            problem = upkeep.problem_of_copy(copy / _OBSERVATIONS)
     except sqlite3.DatabaseError as error:  # so damaged that it cannot even be asked
         raise StoreError(f"the store in {copy} is damaged: {error}") from error
     if problem:
@@ -254,7 +266,11 @@ def restore(root: Path, copy: Path, *, force: bool = False) -> None:
         if held:
             raise Conflict("a loop is running; `evertrain stop` first")
     home = Home(root)
-    for path in (target, Path(f"{target}-wal"), Path(f"{target}-shm"), home.folder):
+    seen = observations_beside(target)
+    # A journal that a crash left would be rolled back into the file that takes the place of its own.
+    for path in (
+        target, Path(f"{target}-wal"), Path(f"{target}-shm"), home.folder, seen, Path(f"{seen}-journal"),
+    ):  # fmt: skip
         beside = path.with_name(path.name + ".before-restore")
         if path.exists():
             shutil.rmtree(beside, ignore_errors=True) if beside.is_dir() else beside.unlink(missing_ok=True)
@@ -267,6 +283,9 @@ def restore(root: Path, copy: Path, *, force: bool = False) -> None:
             shutil.copyfile(copy / name, root / name)
     shutil.copyfile(copy / _DATABASE, target)
     target.chmod(0o600)
+    if (copy / _OBSERVATIONS).is_file():
+        shutil.copyfile(copy / _OBSERVATIONS, seen)
+        seen.chmod(0o600)
     opened = open_project(root, store=url)
     try:
         with opened.store.write() as tx:
@@ -305,6 +324,7 @@ def gc(opened: Opened, *, dry_run: bool = False) -> Collected:
     with opened.store.write() as tx:
         removed, freed = registry.collect(tx, opened.artifacts, newest=keep.fits, days=keep.days, grace=GRACE)
         upkeep.trim_events(tx, days=keep.events_days)
+    opened.observations().prune()
     now = opened.store.clock.now().timestamp()
     strays = [
         path for path in opened.artifacts.every() if path.name not in known and now - path.stat().st_mtime > 86400

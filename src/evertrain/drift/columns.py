@@ -23,6 +23,8 @@ from evertrain.drift.profile import (
     block_size,
     finite,
     kind_of,
+    moments,
+    outside,
     without_season,
 )
 from evertrain.drift.signal import Family, Signal
@@ -284,10 +286,11 @@ class _Check:
     ) -> Iterator[Signal]:
         columns = [column for column, _ in pairs]
         x, rows, infinite = finite([one for _, one in pairs])
-        order = np.sort(x, axis=1)
         facts = np.array([column.facts for column in columns])
         with np.errstate(all="ignore"):
-            moments = _moments(x, rows)
+            means, sds = (one.tolist() for one in moments(x, rows))
+            order = x.copy() if any(column.season.size for column in columns) else x
+            order.sort(axis=1)
             if family is Family.QUALITY:
                 yield from self._quality(columns, order, rows, infinite, facts, weights)
         spread: list[_Pair] = []
@@ -313,7 +316,7 @@ class _Check:
             if why := _insufficient(n_e, m_e):
                 yield self._unsaid(column, m, family, why)
                 continue
-            spread.append(_Pair(column, column.order, y, n_e, m_e, *moments[j]))
+            spread.append(_Pair(column, column.order, y, n_e, m_e, means[j], sds[j]))
         for same in _of_one_size(spread):
             yield from self._spreads(same, weights, family)
 
@@ -339,9 +342,9 @@ class _Check:
         facts: Floats,
         weights: Mapping[str, float],
     ) -> Iterator[Signal]:
-        _, _, median, spread, low, high, _, _, _, _ = facts.T[:, :, np.newaxis]
-        beyond = ((order < low) | (order > high)).sum(axis=1).tolist()
-        outliers = (np.abs(order - median) > OUTLIER * spread).sum(axis=1).tolist()
+        _, _, median, spread, low, high, *_ = facts.T
+        beyond = outside(order, rows, low, high).tolist()
+        outliers = outside(order, rows, median - OUTLIER * spread, median + OUTLIER * spread).tolist()
         for j, column in enumerate(columns):
             m, weight, known = int(rows[j]), weights.get(column.name), column.facts
             yield from self._missing(column, self.rows - m, int(infinite[j]), weight)
@@ -371,7 +374,7 @@ class _Check:
     def _spreads(self, found: Sequence[_Pair], weights: Mapping[str, float], family: Family) -> Iterator[Signal]:
         """Yield the signals of distributions; pairs of samples have the same sizes."""
         family = Family.DATA if family is Family.QUALITY else family
-        order, y = np.stack([one.order for one in found]), np.stack([one.recent for one in found])
+        order, y = (np.array(one) for one in zip(*((one.order, one.recent) for one in found), strict=True))
         rows = np.array([one.column.rows for one in found])
         n, m = np.array([one.reference_rows for one in found]), np.array([one.recent_rows for one in found])
         kept, size = order.shape[1], y.shape[1]
@@ -434,12 +437,6 @@ def _binned(order: Floats, edges: Floats) -> Floats:
     below[:, 1:-1] = statistics.counts_at_most(order, edges)
     below[:, -1] = order.shape[1]
     return np.diff(below, axis=1)
-
-
-def _moments(x: Floats, rows: Ints) -> list[tuple[float, float]]:
-    mean = np.nansum(x, axis=1) / rows
-    sd = np.sqrt(np.nansum(np.square(x - mean[:, np.newaxis]), axis=1) / rows)
-    return list(zip(mean.tolist(), sd.tolist(), strict=True))
 
 
 def _insufficient(n: float, m: float) -> str:

@@ -52,7 +52,7 @@ def adjust(p: Sequence[float], method: Literal["bh", "holm"] = "bh") -> list[flo
         best = 1.0
         for rank in range(count, 0, -1):
             best = min(best, p[order[rank - 1]] * count / rank)
-            found[order[rank - 1]] = best
+            found[order[rank - 1]] = max(best, p[order[rank - 1]])  # p * n / n may be a bit below p
     else:
         worst = 0.0
         for rank, place in enumerate(order):
@@ -102,7 +102,12 @@ def check_level(config: Drift, new_share: float = 1.0) -> float:
 
 
 def grade(
-    found: Evidence, config: Drift, *, level: float | None = None, fleet: Mapping[Family, float] | None = None
+    found: Evidence,
+    config: Drift,
+    *,
+    level: float | None = None,
+    new_share: float = 1.0,
+    fleet: Mapping[Family, float] | None = None,
 ) -> Evidence:
     """Return the evidence with every signal graded and its p corrected: for its family, the budget and the fleet.
 
@@ -110,20 +115,28 @@ def grade(
     the budget once, the others once per look.
 
     Args:
-        level: of this check, see `check_level`.
+        level: chance of a false alarm that this check may have; None is what the budget leaves it. It is divided among
+            the families that were tested.
+        new_share: see `check_level`. Losses are looked at as far back as the promotion, and their newest windows are
+            wholly new at every look: for them nothing is discounted.
         fleet: factor on the p of each family, see `fleet_factors`.
     """
     if config.profile == SEED:
         return found
-    level = check_level(config) if level is None else level
+    tested = {one.family for one in found.signals if one.p is not None}
+    shares = {family: SPLIT[family] / sum(SPLIT[one] for one in tested) for family in tested}
     graded: dict[int, Signal] = {}
     for family in Family:
         places = [i for i, one in enumerate(found.signals) if one.family is family and one.p is not None]
         corrected = adjust([found.signals[i].p or 0.0 for i in places], config.correction)
         for i, p in zip(places, corrected, strict=True):
             one = found.signals[i]
-            spent = config.budget if one.kind == "e_process" else level
-            scaled = min(1.0, p * (fleet or {}).get(family, 1.0) * 0.05 / (spent * SPLIT[family]))
+            spent = level
+            if one.kind == "e_process":
+                spent = config.budget
+            elif spent is None:
+                spent = check_level(config, 1.0 if family is Family.PERFORMANCE else new_share)
+            scaled = min(1.0, p * (fleet or {}).get(family, 1.0) * (0.05 / (spent * shares[family])))
             graded[i] = replace(one, p_adjusted=scaled, grade=_grade(scaled, one))
     signals = tuple(graded.get(i, one) for i, one in enumerate(found.signals))
     return replace(found, signals=tuple(replace(one, grade=3) if one.stop else one for one in signals))
@@ -207,14 +220,28 @@ def moved_far(found: Evidence) -> bool:
     return (moved_share(found.signals) or 0.0) >= UNLABELLED_SHARE and max(areas, default=0.0) >= UNLABELLED_AUC
 
 
+def damage(signals: Sequence[Signal]) -> list[Signal]:
+    """Return the graded signals of quality that are not merely another view of a shifted column.
+
+    A column that moved as a whole has values out of its old range, and far from its old middle.
+    """
+    moved = {one.name for one in signals if one.family is Family.DATA and one.grade}
+    return [
+        one
+        for one in signals
+        if one.family is Family.QUALITY and one.grade and not (one.kind in ("outliers", "range") and one.name in moved)
+    ]
+
+
 def drift_type(signals: Sequence[Signal]) -> DriftType:
     """Return what kind of change graded signals show."""
     performance = highest(signals, Family.PERFORMANCE)
-    moved, quality = highest(signals, Family.DATA, Family.PREDICTION), highest(signals, Family.QUALITY)
+    damaged = damage(signals)
+    moved, quality = highest(signals, Family.DATA, Family.PREDICTION), highest(damaged, Family.QUALITY)
     if performance:
         return DriftType.PERFORMANCE if moved or quality else DriftType.CONCEPT
     if quality and quality >= moved:
-        worst = [one for one in signals if one.family is Family.QUALITY and one.grade == quality]
+        worst = [one for one in damaged if one.grade == quality]
         return DriftType.OUTLIERS if all(one.kind == "outliers" for one in worst) else DriftType.QUALITY
     return DriftType.DATA if moved else DriftType.NONE
 
@@ -254,15 +281,15 @@ def confidence(
 
 def _log_bayes(rise: float, variance: float, baseline: float) -> float:
     if variance <= 0:  # nothing to weigh against: a certain rise is certain, and so is none
-        return 0.0 if rise == 0 else math.copysign(700.0, rise)
+        return 700.0 if rise > 0 else -700.0
     # Narrower than the noise it would hold a seventeenfold rise for luck, because it expects none of that size.
     width = max(0.5 * abs(baseline), math.sqrt(variance))
     total = variance + width**2
     z = rise * width / math.sqrt(variance * total)
-    tail = 0.5 * math.erfc(-z / math.sqrt(2))
-    # Far below zero the tail underflows; its first asymptotic term (Mills' ratio) joins there to 1 %.
-    log_tail = math.log(tail) if z > -10 else -z * z / 2 - math.log(-z * math.sqrt(2 * math.pi))
-    return math.log(2) + 0.5 * math.log(variance / total) + z * z / 2 + log_tail
+    # exp(z²/2) Phi(z); far below zero by Mills' ratio, which is exact to 1 % there, where both factors leave their range.
+    below = z <= -10
+    grown = -math.log(-z * math.sqrt(2 * math.pi)) if below else z * z / 2 + math.log(math.erfc(-z / math.sqrt(2)) / 2)
+    return math.log(2) + 0.5 * math.log(variance / total) + grown
 
 
 def per_cent(share: float) -> int:
@@ -290,7 +317,7 @@ def fleet_factors(found: Mapping[Key, Evidence]) -> dict[Key, dict[Family, float
             if (tested := [s.p for s in one.signals if s.family is family and s.p is not None])
         }
         for key, corrected in zip(p, adjust(list(p.values())), strict=True):
-            factors[key][family] = corrected / p[key] if p[key] > 0 else float(len(p))
+            factors[key][family] = max(1.0, corrected / p[key]) if p[key] > 0 else float(len(p))
     return factors
 
 

@@ -6,14 +6,15 @@ which they came; reference losses are out of sample.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats  # type: ignore[import-untyped]
-from scipy.special import xlogy  # type: ignore[import-untyped]
+from scipy.special import ndtr, ndtri, stdtr, xlogy  # type: ignore[import-untyped]
 
+from evertrain.drift.statistics import autocovariance, tau
 from evertrain.errors import ConfigError, DataError
 
 Floats = NDArray[np.float64]
@@ -24,6 +25,8 @@ SMALLEST_WINDOW = 32
 RING = 20_000  # newest losses that a scan looks at
 TESTS = 7  # the 22 nested windows are worth as much chance as seven independent ones: a fit to simulations
 BLOCKS = 10
+_STUDENT = 2.262157  # 97.5 % of Student's t with BLOCKS - 1 degrees of freedom
+LAGS = 50  # of live losses: a slow rise, which is what is looked for, is no dependence
 BETS = (0.1, 0.2, 0.4, 0.8, 1.6)
 _WINDOWS = np.unique(np.round(SMALLEST_WINDOW * 1.35 ** np.arange(22)).astype(np.intp))
 _STARTS = 2.11  # bounds the sum of 1 / (n ln² n) over n >= 2, so that the weights of all starts sum to at most 1
@@ -106,7 +109,7 @@ def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = No
 
     >>> found = scan(np.tile([0.0, 0.0, 0.0, 1.0], 100), np.r_[np.tile([0.0, 0.0, 0.0, 1.0], 50), np.ones(40)])
     >>> found.at, found.window, found.p < 1e-9
-    (197, 43, True)
+    (199, 41, True)
     """
     known, whole = finite(reference, "reference losses"), _plain(live, "losses")
     labels = None if groups is None else np.asarray(groups)
@@ -121,25 +124,27 @@ def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = No
         return Scan(live=count, reference=n0, problem=f"{count} labelled rows, the scan needs {SMALLEST_WINDOW}")
     ranks = np.concatenate([pit(known, known), pit(known, new)])
     memory = _memory(ranks[:n0])
-    z, window = _best(ranks, n0)
+    z, coarse = _best(ranks, _WINDOWS[count >= _WINDOWS])
+    # The search that p pays for is over the 22 windows; between them only the place of the change is looked for.
+    near = np.arange(max(SMALLEST_WINDOW, int(coarse / 1.35)), min(count, int(coarse * 1.35)) + 1)
+    window = _best(ranks, near)[1]
     split = count - window
     own = ranks[n0:]
     # The reference may be in no order, as a shuffled hold-out is; then only the live losses show their dependence.
-    memory = max(memory, _memory(_level(own, split)))
+    memory = max(memory, _memory(_level(own, split), LAGS))
     if labels is not None:
         memory = max(memory, design_effect(own, labels[kept]))
     if n0 / memory < LEAST_REFERENCE or count / memory < LEAST_REFERENCE / 2:
         few = f"one row in {memory:.0f} is news: too few for a statement"
         return Scan(live=count, reference=n0, memory=memory, problem=few)
     z = _widened(z / np.sqrt(memory), n0 / memory)
-    p = min(1.0, TESTS * float(stats.norm.sf(z)))
+    p = min(1.0, TESTS * float(ndtr(-z)))
     return _sized(known, new, z, p, window, memory, kept)
 
 
-def _best(ranks: Floats, n0: int) -> tuple[float, int]:
-    """Return the largest standardised rise and its window, before any inflation."""
+def _best(ranks: Floats, windows: NDArray[np.intp]) -> tuple[float, int]:
+    """Return the largest standardised rise over these windows, and its window, before any inflation."""
     n = ranks.size
-    windows = _WINDOWS[n - n0 >= _WINDOWS]
     sums, squares = np.r_[0.0, np.cumsum(ranks)], np.r_[0.0, np.cumsum(np.square(ranks))]
     before = n - windows
     mb, mw = sums[before] / before, (sums[n] - sums[before]) / windows
@@ -177,7 +182,7 @@ def _divergence(a: Floats, b: Floats) -> Floats:
 def _widened(z: float, reference: float) -> float:
     if reference >= FULL_REFERENCE:
         return float(z)
-    return float(-stats.norm.ppf(max(float(stats.t.sf(z, reference - 1)), 1e-300)))
+    return float(-ndtri(max(float(stdtr(reference - 1, -z)), 1e-300)))
 
 
 def _sized(known: Floats, new: Floats, z: float, p: float, window: int, memory: float, kept: NDArray[np.intp]) -> Scan:
@@ -189,18 +194,31 @@ def _sized(known: Floats, new: Floats, z: float, p: float, window: int, memory: 
         base = float(np.abs(new[new != 0]).mean()) * 0.5 / (known.size + 1) if np.any(new) else 1.0
     known_var, after_var = mean_variance(known, memory), mean_variance(new[-window:], memory)
     ratio = (after - before) / base
-    half = float(stats.t.ppf(0.975, BLOCKS - 1)) * float(np.sqrt(after_var + (1 + ratio) ** 2 * known_var)) / base
-    # Two views of the rise, the better one counts: over all live losses, and over the window that the search chose,
-    # pulled back to what that search leaves of its z.
+    half = _STUDENT * float(np.sqrt(after_var + (1 + ratio) ** 2 * known_var)) / base
+    # Over all live losses; where the search has found a change among them, over the window from there on, pulled back
+    # to what that search leaves of its z.
     rise, variance = float(new.mean()) - before, mean_variance(new, memory) + known_var
-    left = max(0.0, -NormalDist().inv_cdf(min(max(p, 1e-300), 0.5)))
-    found, found_variance = (after - before) * (left / z if z > left > 0 else float(left > 0)), after_var + known_var
-    if found * np.sqrt(variance) > rise * np.sqrt(found_variance):
-        rise, variance = found, found_variance
+    if p <= 0.05:
+        left = -NormalDist().inv_cdf(max(p, 1e-300))
+        found, found_variance = (after - before) * left / z, after_var + known_var
+        if found * np.sqrt(variance) > rise * np.sqrt(found_variance):
+            rise, variance = found, found_variance
     return Scan(
         z, p, int(kept[-window]), window, before, after, ratio, ratio - half, ratio + half, rise, variance,
         int(new.size), int(known.size), memory,
     )  # fmt: skip
+
+
+def fixed_r2(mse: float, r2: float, rmse: float) -> float:
+    """Return the r2 of a mean squared error against the target's variance when `r2` and `rmse` were measured.
+
+    The plain r2 falls when the target varies less, though the errors are the same. NaN where the baseline was
+    perfect, so that it does not tell the variance.
+
+    >>> round(fixed_r2(0.1225, r2=0.85, rmse=0.35), 6)
+    0.85
+    """
+    return 1 - mse * (1 - r2) / rmse**2 if rmse > 0 and r2 < 1 else math.nan
 
 
 def mean_variance(values: Floats, memory: float = 1.0) -> float:
@@ -214,31 +232,25 @@ def mean_variance(values: Floats, memory: float = 1.0) -> float:
     return max(plain, float(means.var(ddof=1)) / BLOCKS)
 
 
-def _memory(ranks: Floats) -> float:
-    """Return the integrated autocorrelation time, 1 where neighbours are not clearly alike."""
+def _memory(ranks: Floats, lags: int | None = None) -> float:
+    """Return the integrated autocorrelation time, of so many lags; 1 where neighbours are not clearly alike."""
     if ranks.size < 50 or not np.any(ranks != ranks[0]):
         return 1.0
     away = ranks - ranks.mean()
-    lag1 = float(away[1:] @ away[:-1] / (away @ away))
-    return tau(ranks) if lag1 * np.sqrt(ranks.size) > 2.33 else 1.0
+    correlations = autocovariance(away) / (away @ away)
+    if correlations[1] * np.sqrt(ranks.size) <= 2.33:
+        return 1.0
+    if lags is None:
+        return float(tau(ranks))
+    times = 2 * np.cumsum(correlations[: lags + 1]) - 1
+    enough = np.arange(times.size) >= 5 * times
+    return max(1.0, float(times[enough.argmax() if enough.any() else -1]))
 
 
 def _level(values: Floats, split: int) -> Floats:
     """Return the values without the step between the first `split` and the rest."""
     parts = [one - one.mean() for one in (values[:split], values[split:]) if one.size]
     return np.concatenate(parts)
-
-
-def tau(values: Floats, c: float = 5.0) -> float:
-    away = values - np.mean(values)
-    n = away.size
-    if not np.any(away):
-        return 1.0
-    spectrum = np.fft.rfft(away, 2 * n)
-    a = np.fft.irfft(spectrum * np.conj(spectrum))[:n]
-    times = 2 * np.cumsum(a / a[0]) - 1
-    enough = np.arange(n) >= c * times
-    return max(1.0, float(times[np.argmax(enough)] if enough.any() else times[-1]))
 
 
 def rise_over(before: float, rows: int, live: ArrayLike, *, groups: ArrayLike | None = None) -> Scan:
@@ -273,9 +285,9 @@ def rise_over(before: float, rows: int, live: ArrayLike, *, groups: ArrayLike | 
     z = _widened(float(z), count / memory)
     base = abs(before) or (abs(after) or 1.0) * 0.5 / (rows + 1)
     ratio = (after - before) / base
-    half = float(stats.t.ppf(0.975, BLOCKS - 1)) * float(np.sqrt(variance + (1 + ratio) ** 2 * base_variance)) / base
+    half = _STUDENT * float(np.sqrt(variance + (1 + ratio) ** 2 * base_variance)) / base
     return Scan(
-        z, float(stats.norm.sf(z)), None, count, before, after, ratio, ratio - half, ratio + half, after - before,
+        z, float(ndtr(-z)), None, count, before, after, ratio, ratio - half, ratio + half, after - before,
         variance + base_variance, count, rows, memory,
     )  # fmt: skip
 
@@ -345,9 +357,9 @@ def guaranteed_p(reference: ArrayLike, live: ArrayLike, *, alpha: float, bound: 
     What is guaranteed: while the mean of the (capped) loss, given the past, is no higher than it was, the chance that
     p ever falls to `alpha` or below is at most `alpha`, for any number of losses and checks, and any distribution.
     What must hold: reference losses are independent draws from the time of the promotion, and every call is given
-    all live losses since the same first one. Losses that depend on their neighbours go in as means of blocks, which
-    makes the guarantee an approximation. p is never below `alpha`/4, the share spent on not knowing the reference
-    mean.
+    all live losses since the same first one. Where the reference, in order of time, shows that losses depend on their
+    neighbours, they go in as means of blocks, which makes the guarantee an approximation. p is never below
+    `alpha`/2, which is spent on not knowing the mean of the reference.
 
     Losses count up to `bound`; None is 1 where the reference holds zeros and ones only, else the largest of its first
     fifth, which is then used for nothing else. What a loss exceeds the bound by is not seen.
@@ -367,22 +379,27 @@ def guaranteed_p(reference: ArrayLike, live: ArrayLike, *, alpha: float, bound: 
     if bound <= 0:
         bound = float(np.finfo(np.float64).tiny)  # nothing but zeros: any loss at all counts in full
     known, new = np.minimum(known / bound, 1.0), np.minimum(new / bound, 1.0)
-    memory = max(_memory(known), _memory(new[: max(50, new.size // 2)]))
-    if memory > 1:
+    # By the reference alone: blocks that changed with what came in would be another bet at every look.
+    if (memory := _memory(known)) > 1:
         known, new = _block_means(known, memory), _block_means(new, memory)
         if known.size < 2 or not new.size:
             return 1.0
-    spent = alpha / 4
+    spent = alpha / 2
     least = upper_mean(known, spent)
     return min(1.0, spent + float(np.exp(-_log_wealth(new - least, least))))
 
 
 def _log_wealth(gains: Floats, least: float) -> float:
-    """Return the logarithm of the largest wealth of bets that started at any time."""
+    """Return the logarithm of the largest wealth of bets that started at every 32nd gain.
+
+    Each start has its share of the stake, and the more starts, the smaller the shares.
+    """
     bets = np.minimum(BETS, 0.9 / least) if least > 0 else np.asarray(BETS)
     sums = np.cumsum(np.log1p(np.outer(bets, gains)), axis=1)
-    places = np.arange(2, gains.size + 2)
-    weights = -np.log(_STARTS * places * np.log(places) ** 2)
+    starts = np.arange(0, gains.size, SMALLEST_WINDOW)
+    places = np.arange(2, starts.size + 2)
+    weights = np.full(gains.size, -np.inf)
+    weights[starts] = -np.log(_STARTS * places * np.log(places) ** 2)
     earlier = np.concatenate([np.zeros((bets.size, 1)), sums[:, :-1]], axis=1)
     wealth = sums + np.logaddexp.accumulate(weights - earlier, axis=1)
     return float((np.logaddexp.reduce(wealth, axis=0) - np.log(bets.size)).max())

@@ -145,6 +145,7 @@ class Profile:
         losses: its out-of-sample losses in time order, float64, at most the newest 20,000; may be empty.
         weights: importance of columns, None where it is not known.
         clock: the times, where they are regular.
+        ordered: rows had times.
         exact: all values were kept.
         sample: at most 2,000 rows without missing numbers, shape (rows, columns), for looking at columns together;
             empty unless asked for.
@@ -163,6 +164,7 @@ class Profile:
     losses: Floats = field(default_factory=lambda: np.empty(0))
     weights: Mapping[str, float] | None = None
     clock: Clock | None = None
+    ordered: bool = False
     exact: bool = False
     sample: Floats = field(default_factory=lambda: np.empty((0, 0)))
     sampled: tuple[str, ...] = ()
@@ -210,8 +212,8 @@ class Profile:
             prediction = next(_columns(iter([answers(predicted, n, order)]), n, memory, exact))
         sampled, sample = _sample(frame, order, columns) if joint else ((), np.empty((0, 0)))
         return cls(
-            n, columns, prediction, _losses(losses), None if weights is None else _weights(weights), clock, exact,
-            sample, sampled,
+            n, columns, prediction, _losses(losses), None if weights is None else _weights(weights), clock,
+            times is not None, exact, sample, sampled,
         )  # fmt: skip
 
     def to_bytes(self) -> bytes:
@@ -226,7 +228,8 @@ class Profile:
         header = json.dumps(
             {
                 "rows": self.rows, "columns": described, "prediction": self.prediction is not None,
-                "losses": len(self.losses), "weights": self.weights, "clock": self.clock, "exact": self.exact,
+                "losses": len(self.losses), "weights": self.weights, "clock": self.clock, "ordered": self.ordered,
+                "exact": self.exact,
                 "sampled": self.sampled, "sample": len(self.sample),
             },
             separators=(",", ":"),
@@ -273,6 +276,7 @@ class Profile:
             losses,
             header["weights"],
             clock,
+            header["ordered"],
             header["exact"],
             sample,
             sampled,
@@ -357,6 +361,16 @@ def finite(numbers: Sequence[Cells]) -> tuple[Floats, Ints, Ints]:
     return x, rows, infinite
 
 
+def moments(x: Floats, rows: Ints) -> tuple[Floats, Floats]:
+    """Return mean and standard deviation (of all rows, not n - 1) of columns of which so many rows are not NaN."""
+    gaps = None if rows.size and rows.min() == x.shape[1] else np.isnan(x)
+    mean = (x if gaps is None else np.where(gaps, 0.0, x)).sum(axis=1) / rows
+    off = x - mean[:, np.newaxis]
+    if gaps is not None:
+        off[gaps] = 0.0
+    return mean, np.sqrt(np.einsum("ij,ij->i", off, off) / rows)
+
+
 def _numbers(numbers: Sequence[Cells], memory: _Memory, exact: bool) -> list[Column]:
     if not numbers:
         return []
@@ -366,18 +380,19 @@ def _numbers(numbers: Sequence[Cells], memory: _Memory, exact: bool) -> list[Col
     if not n:
         return made
     with np.errstate(all="ignore"):  # empty columns, and squares of huge numbers
-        order = np.sort(x, axis=1)
+        mean, sd = moments(x, rows)
+        # Numbers without an order in time are not needed as they came; memory for large frames is slow to get.
+        order = x.copy() if memory.ordered else x
+        order.sort(axis=1)
         low, q1, median, q3, high = _quantiles(order, rows, (0.001, 0.25, 0.5, 0.75, 0.999)).T
         kept = order if n <= KEPT else np.take_along_axis(order, _places(KEPT, rows), axis=1)
         deviations = np.sort(np.abs(kept - median[:, np.newaxis]), axis=1)
         mad = _quantiles(deviations, rows if n <= KEPT else np.where(rows > 0, KEPT, 0), (0.5,))[:, 0]
         spread = statistics.robust_spread(mad, q3 - q1)
         low, high = low - (q3 - q1), high + (q3 - q1)
-        mean = np.nansum(x, axis=1) / rows
-        sd = np.sqrt(np.nansum(np.square(x - mean[:, np.newaxis]), axis=1) / rows)
         distinct = (order[:, 1:] > order[:, :-1]).sum(axis=1) + 1
-        beyond = ((order < low[:, np.newaxis]) | (order > high[:, np.newaxis])).sum(axis=1)
-        outliers = (np.abs(order - median[:, np.newaxis]) > OUTLIER * spread[:, np.newaxis]).sum(axis=1)
+        beyond = outside(order, rows, low, high)
+        outliers = outside(order, rows, median - OUTLIER * spread, median + OUTLIER * spread)
         seasons = _seasons(x, rows, distinct, memory.ticks)
         for j, season in seasons.items():
             x[j] = without_season(x[j], season, memory.ticks)
@@ -405,6 +420,13 @@ def _numbers(numbers: Sequence[Cells], memory: _Memory, exact: bool) -> list[Col
     return made
 
 
+def outside(order: Floats, rows: Ints, low: Floats, high: Floats) -> Ints:
+    """Return how many values of each sorted column are below or above its limits; none where those are NaN."""
+    limits = np.stack([np.nextafter(low, -np.inf), high], axis=1)
+    at_most = statistics.counts_at_most(order, limits)
+    return np.where(np.isnan(low), 0, at_most[:, 0] + rows - at_most[:, 1])
+
+
 def _quantiles(order: Floats, rows: Ints, shares: tuple[float, ...]) -> Floats:
     """Return order statistics of sorted rows of which the first `rows` count; NaN where there are none."""
     places = np.ceil(np.array(shares) * rows[:, np.newaxis]).astype(np.int64) - 1
@@ -430,15 +452,15 @@ def _seasons(x: Floats, rows: Ints, distinct: Ints, ticks: Ints | None) -> dict[
     periods = sorted(period for period in PERIODS if n >= 8 * period)
     if ticks is None or not periods:
         return {}
-    found = {}
+    found: dict[int, Floats] = {}
     newest = x[:, -_MEMORY:]
-    centred = np.nan_to_num(newest - np.nanmean(newest, axis=1, keepdims=True)) if rows.all() else None
-    if centred is None:
-        return {}
-    every = statistics.autocovariance(centred)
+    mean, _ = moments(newest, np.isfinite(newest).sum(axis=1))
+    centred = newest - mean[:, np.newaxis]
+    every = statistics.autocovariance(np.where(np.isnan(centred), 0.0, centred))
     correlations = every / np.maximum(every[:, :1], 1e-300)
-    for j in range(len(x)):
-        if distinct[j] > FEW and rows[j] >= 0.9 * n and (period := _period(correlations[j], periods)):
+    likely = (correlations[:, periods] > 0.3).any(axis=1) & (distinct > FEW) & (rows >= 0.9 * n)
+    for j in np.flatnonzero(likely).tolist():
+        if period := _period(correlations[j], periods):
             place = ticks % period
             known = np.isfinite(x[j])
             sizes = np.bincount(place[known], minlength=period)
@@ -457,7 +479,7 @@ def _period(correlation: Floats, periods: list[int]) -> int:
         lag
         for lag in periods
         if correlation[lag] > 0.3
-        and correlation[lag] > max(correlation[lag - 1], correlation[lag + 1])
+        and correlation[lag] > max(correlation[lag - 1], correlation[lag + 1]) - 0.05  # of few periods, noise moves it
         and correlation[lag] - correlation[1:lag].min() > 0.1
     ]
     best = max((correlation[lag] for lag in peaks), default=0.0)
@@ -532,19 +554,21 @@ def _losses(losses: npt.ArrayLike | None) -> Floats:
 
 
 def _weights(weights: Mapping[str, float]) -> dict[str, float]:
-    found = {str(name): max(0.0, float(weight)) for name, weight in weights.items()}
+    found = {str(name): float(weight) for name, weight in weights.items()}
     if bad := [name for name, weight in found.items() if not np.isfinite(weight)]:
         raise DataError(f"the weight of {bad[0]!r} is {found[bad[0]]}; it must be a finite number")
-    return found
+    return {name: max(0.0, weight) for name, weight in found.items()}
 
 
 def _sample(frame: pd.DataFrame, order: Ints | None, columns: Sequence[Column]) -> tuple[tuple[str, ...], Floats]:
     """Return at most 2,000 equally spaced rows without missing numbers, in the order of time where it is known."""
     names = tuple(column.name for column in columns if isinstance(column, Numbers))
-    rows = complete(frame, names, order)
-    if len(rows) > _SAMPLE:
-        rows = rows[_places(_SAMPLE, np.array([len(rows)]))[0]]
-    return names, rows
+    return names, evenly(complete(frame, names, order), _SAMPLE)
+
+
+def evenly(rows: Floats, most: int) -> Floats:
+    """Return at most so many rows, equally spaced."""
+    return rows if len(rows) <= most else rows[_places(most, np.array([len(rows)]))[0]]
 
 
 def complete(frame: pd.DataFrame, names: Sequence[str], order: Ints | None = None) -> Floats:

@@ -18,8 +18,8 @@ from scipy.special import chdtrc, gammaln, kolmogorov, ndtr  # type: ignore[impo
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-# Mean of the null distribution, squared, per (1/n + 1/m); of the KS distance, and of W1/sd of a normal column.
-_KS_NOISE, _W1_NOISE = 0.855**2, 1.27**2
+# Squared mean of the null distribution, per (1/n + 1/m): of the KS distance, and of W1/sd of a normal column.
+_KS_NOISE, _W1_NOISE = 0.7225, 1.61
 _TIE = 1 + 1e-7  # two probabilities that differ by rounding alone are equal
 
 
@@ -175,14 +175,21 @@ def psi_p(index: npt.ArrayLike, n: npt.ArrayLike, m: npt.ArrayLike, bins: npt.Ar
 def total_variation(reference: Floats, recent: Floats) -> tuple[float, float]:
     """Return half the summed differences of two counts' shares, and what that is on average if nothing changed.
 
+    The difference of a share is taken as normal, but of a level with one or two rows it is known exactly: names, which
+    occur once, differ altogether, and that is no change.
+
     >>> tv, noise = total_variation(np.array([400.0, 300, 200, 90, 8, 2]), np.array([70.0, 60, 50, 15, 4, 1]))
     >>> round(tv, 9), round(noise, 9)
     (0.065, 0.055144486)
+    >>> total_variation(np.array([1.0, 1, 0, 0]), np.array([0.0, 0, 1, 1]))
+    (1.0, 1.0)
     """
-    n, m = reference.sum(), recent.sum()
-    pooled = (reference + recent) / (n + m)
-    noise = np.sqrt(2 / np.pi * pooled * (1 - pooled) * (1 / n + 1 / m)).sum() / 2
-    return float(np.abs(reference / n - recent / m).sum() / 2), float(noise)
+    n, m, both = reference.sum(), recent.sum(), reference + recent
+    pooled = both / (n + m)
+    noise = np.sqrt(2 / np.pi * pooled * (1 - pooled) * (1 / n + 1 / m))
+    noise[both == 1] = 2 / (n + m)
+    noise[both == 2] = 2 * (n + m + abs(n - m)) / (n + m) ** 2
+    return float(np.abs(reference / n - recent / m).sum() / 2), float(noise.sum() / 2)
 
 
 def total_variation_effect(distance: float, noise: float) -> float:
@@ -395,7 +402,7 @@ def welch(first: Floats, second: Floats) -> tuple[float, float]:
     return z, float(2 * ndtr(-abs(z)))
 
 
-def auc_null_sd(n: int, m: int) -> float:
+def auc_null_sd(n: float, m: float) -> float:
     """Return the standard deviation of an AUC between samples of `n` and `m` rows that do not differ.
 
     Source: Mann and Whitney (1947).

@@ -83,7 +83,8 @@ def column_cells(name: str, column: pd.Series[Any], rows: Ints | None = None) ->
     if rows is not None:
         column = column.iloc[rows]
     if dtype.kind == "M":
-        return Cells(name, Kind.TIME, len(column), missing=int(column.isna().sum()))
+        missing = int(column.isna().sum())
+        return Cells(name, Kind.EMPTY if missing == len(column) else Kind.TIME, len(column), missing=missing)
     if dtype.kind == "m":
         return _numbers(name, column.dt.total_seconds().to_numpy())
     if isinstance(dtype, pd.CategoricalDtype):
@@ -147,19 +148,26 @@ def _text(value: object) -> str:
 
 
 def instants(times: object, rows: int) -> Ints:
-    """Return moments as nanoseconds since 1970 (UTC where they name no zone); numbers stay as they are.
+    """Return moments as nanoseconds since 1970 (UTC where they name no zone, ISO 8601 where text); numbers as they are.
 
     Raises:
         DataError: there are not as many as rows, or they are no times.
     """
+    dtype = getattr(times, "dtype", None)
     try:
+        if isinstance(dtype, np.dtype) and dtype.kind == "M":
+            return _as_many(np.asarray(times).astype("datetime64[ns]").view(np.int64), rows)
         index = pd.Index(times)  # type: ignore[call-overload]
         if pd.api.types.is_numeric_dtype(index.dtype):
             found = np.nan_to_num(index.to_numpy(np.float64), nan=-(2.0**62)).astype(np.int64)
         else:
-            found = np.asarray(pd.DatetimeIndex(pd.to_datetime(index, utc=True)).as_unit("ns").asi8)
+            found = np.asarray(pd.DatetimeIndex(pd.to_datetime(index, utc=True, format="ISO8601")).as_unit("ns").asi8)
     except (TypeError, ValueError) as error:
         raise DataError(f"times cannot be read: {error}") from error
-    if len(found) != rows:
-        raise DataError(f"there are {len(found)} times for {rows} rows")
-    return np.asarray(found)
+    return _as_many(found, rows)
+
+
+def _as_many(found: npt.NDArray[Any], rows: int) -> Ints:
+    if found.shape != (rows,):
+        raise DataError(f"there are {found.size} times for {rows} rows")
+    return found

@@ -185,7 +185,9 @@ def loss_score(shared: Setting) -> str:
 
 def _new(shared: Setting, champion: Message, rows: Rows, config: Drift) -> _Recent:
     """Return the newest labelled rows that the champion was not trained on."""
-    fresh = rows.only(unseen(champion, rows))
+    newest = champion["signature"].get("newest")
+    # Held-out rows are unseen, too, and what losses are compared with.
+    fresh = rows.only(unseen(champion, rows) if newest is None or rows.times is None else rows.times > newest)
     order = np.arange(len(fresh)) if fresh.times is None else np.argsort(fresh.times, kind="stable")
     fresh = fresh.only(order[-config.max_rows :])
     frame = fresh.frame()

@@ -336,7 +336,7 @@ class Supervisor:
         if gone:
             self._skip(batch, "the partition has no rows any more", gone)
         needless: list[tuple[Record, str]] = []
-        changed = self._changed_at(batch)
+        since = self._since(batch)
         for item in batch.open.values():
             place, leaf = places[item.partition_id], where.get(KeyText(item.key))
             champion = batch.champions.get(place.champion_id)
@@ -353,20 +353,20 @@ class Supervisor:
                 "leaf": bool(item.leaf),
                 "forced": bool(item.forced),
                 "champion": champion and self.asked(champion, forecasts),
-                "changed_at": changed.get(item.partition_id),
+                "since": since.get(item.partition_id),
             }
         for reason in dict.fromkeys(reason for _, reason in needless):
             self._skip(batch, reason, [item for item, own in needless if own == reason])
         if batch.messages:
             self._start(self._job(batch, project, list(batch.messages.values())))
 
-    def _changed_at(self, batch: _Batch) -> dict[int, str]:
-        """Return since when the losses of champions have risen, of the items that are trained for that reason."""
+    def _since(self, batch: _Batch) -> dict[int, str]:
+        """Return from when on rows count, of the items that are trained because the losses of a champion have risen."""
         drifted = [item.partition_id for item in batch.open.values() if item.cause == Cause.DRIFT]
         if not drifted:
             return {}
         with self.store.read() as tx:
-            return evaluations.changed_at(tx, drifted)
+            return evaluations.since(tx, drifted)
 
     @staticmethod
     def _needless(
@@ -376,7 +376,11 @@ class Supervisor:
         rows = leaf.rows if leaf else place.rows
         if rows is not None and rows < model.spec.least_rows:
             return f"Insufficient samples: {rows} < {model.spec.least_rows}"
-        if champion is None or item.forced or item.cause not in (Cause.DATA_CHANGE, Cause.UPLOAD, Cause.MANUAL):
+        if (
+            champion is None
+            or item.forced
+            or item.cause not in (Cause.DATA_CHANGE, Cause.UPLOAD, Cause.MANUAL, Cause.DRIFT)
+        ):
             return None
         if place.seen == champion.input and champion.signature.get("recipe") == model.recipe:
             return f"not needed: {champion.version} was trained on these very rows"

@@ -232,7 +232,7 @@ def seed_of(model: str, key: str, fingerprint: str) -> int:
 def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
     spec = shared.spec
     rows = inside_window(shared, rows)
-    if since := item.get("changed_at"):
+    if since := item.get("since"):
         rows = _since(rows, datetime.fromisoformat(since), spec.least_rows)
     if len(rows) < spec.least_rows:
         raise Insufficient(f"Insufficient samples: {len(rows)} < {spec.least_rows}")
@@ -262,6 +262,7 @@ def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
         "types": {name: shared.columns[name] for name in features if name in shared.columns},
         "function": spec.features if isinstance(spec.features, str) else None,
         "until": split.until,
+        "newest": None if rows.times is None else _latest(rows.times),
         "seed": context.seed,
         "trained": int(split.train.sum()),
         "held": int(split.held.sum()),
@@ -285,15 +286,25 @@ def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
     }
 
 
+def _latest(times: Any) -> float | None:
+    known = times[~np.isnan(times)]
+    return float(known.max()) if known.size else None
+
+
 def _since(rows: Rows, change: datetime, least: int) -> Rows:
-    """Return the rows since the champion's losses changed, all where those are too few to learn from.
+    """Return the rows since the champion's losses changed.
 
     Older rows teach what is no longer true, and held-out ones among them would hide it.
+
+    Raises:
+        Insufficient: they are too few; the answers that were logged may be ahead of the source.
     """
     if rows.times is None:
         return rows
     young = rows.only(~(rows.times < change.timestamp()))
-    return young if len(young) >= least else rows
+    if len(young) < least:
+        raise Insufficient(f"Insufficient samples since the change of {change:%Y-%m-%d}: {len(young)} < {least}")
+    return young
 
 
 def _split(spec: ModelSpec, rows: Rows) -> holdout.Split:

@@ -27,7 +27,7 @@ class Report:
 
     >>> from evertrain.specs import Cause
     >>> page = Report(Decision(Cause.DRIFT, "drift", False, "quiet", "nothing changed"), model="iris").to_html()
-    >>> "nothing changed" in page, "http" in page
+    >>> "Nothing changed" in page, "http" in page
     (True, False)
     """
 

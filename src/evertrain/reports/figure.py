@@ -34,7 +34,7 @@ def figure(decision: Decision, model: str, partition: str) -> Figure:
         raise ConfigError("plot", "report", "matplotlib beside it: pip install 'evertrain[plot]'") from None
     found = decision.found or Evidence()
     bars, losses = read.features(found), read.losses(found)
-    drawn = [(one, told) for one in bars[: read.SHOWN] if (told := read.histogram(one))][:_DRAWN]
+    drawn = read.distributions(found)[:_DRAWN]
     heights = [1.1]
     if losses and losses.mean:
         heights.append(2.8)
@@ -164,5 +164,6 @@ def _distribution(axes: Any, name: str, told: read.Histogram) -> None:
     then, now = told.heights()
     axes.stairs(then, told.edges, fill=True, color=_THEN)
     axes.stairs(now, told.edges, color=_NOW, lw=1.8)
+    axes.set_xticks([at for at, _ in told.ticks], [text for _, text in told.ticks])
     axes.set_yticks([])
     axes.set_ylim(0, 1.08)

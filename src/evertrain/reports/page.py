@@ -8,7 +8,7 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 
-from evertrain.drift.signal import Evidence, Family, Severity, Signal
+from evertrain.drift.signal import Evidence, Severity, Signal
 from evertrain.partitions import printable
 from evertrain.reports import read
 from evertrain.reports.tree import turning
@@ -86,7 +86,7 @@ def _head(decision: Decision, title: str) -> str:
     word = "nothing to do" if severity is Severity.NONE else f"{severity.upper()} · {decision.action}"
     shape = f'<svg viewBox="0 0 16 16" width="14" height="14" fill="currentColor" aria-hidden="true">{_SHAPES[severity]}</svg>'
     headline = read.headline(decision)
-    reason = "" if headline == decision.reason else f'<p class="reason">{_text(decision.reason)}</p>'
+    reason = "" if headline.lower() == decision.reason.lower() else f'<p class="reason">{_text(decision.reason)}</p>'
     meter = ""
     if decision.confidence is not None:
         meter = (
@@ -107,8 +107,8 @@ def _facts(found: Evidence) -> str:
         ("Labelled rows", f"{found.labelled_rows:,}"),
         ("Reference rows", f"{found.reference_rows:,}"),
     ]
-    if found.since or found.until:
-        listed.append(("Period", f"{read.moment(found.since)} to {read.moment(found.until)}"))
+    if period := read.period(found):
+        listed.append(("Period", period))
     if found.changed_at:
         listed.append(("Loss changed", read.moment(found.changed_at)))
     cells = "".join(f"<div><dt>{_text(what)}</dt><dd>{_text(value)}</dd></div>" for what, value in listed)
@@ -120,7 +120,7 @@ def _meaning(decision: Decision) -> str:
     if told is None:
         return ""
     cells = "".join(
-        f"<div><h3>{_text(what)}</h3><p>{_text(text)}</p></div>"
+        f"<div><h2>{_text(what)}</h2><p>{_text(text)}</p></div>"
         for what, text in (("What it means", told.what), ("Impact", told.impact), ("What to do", told.solution))
     )
     return f'<section class="meaning">{cells}</section>'
@@ -208,11 +208,10 @@ def _effects(found: Evidence) -> str:
     if not listed:
         return ""
     counting = sum(one.grade > 0 or one.stop for one in listed)
-    said = (
-        f"{counting} of {len(listed)} changed by more than the smallest effect that counts, its floor, and not by chance."
-        if counting
-        else f"None of {len(listed)} changed by more than the smallest effect that counts, its floor, and not by chance."
-    )
+    rule = "by more than chance, and by more than its floor, the smallest effect that counts"
+    if any("rule" in one.detail for one in listed):
+        rule = "beyond the limit of its rule"
+    said = f"{counting or 'None'} of {len(listed)} changed {rule}."
     marks = "".join(
         f'<span style="left:{100 * times / _WIDEST:g}%">{label}</span>'
         for times, label in ((1, "floor"), (2, "2 ×"), (4, "4 ×"))
@@ -240,31 +239,31 @@ def _bar(signal: Signal) -> str:
     floor = f'<line class="floor" x1="{100 / _WIDEST:g}%" x2="{100 / _WIDEST:g}%" y1="0" y2="14"/>'
     weight = "" if signal.weight is None else f" · importance {100 * signal.weight:.0f}&nbsp;%"
     moved = f" · {_text(told)}" if (told := read.moved(signal)) else ""
-    times = f" · {_times(signal)} floor" if signal.floor > 0 else ""
+    times = f" · {_times(signal)}&nbsp;floor" if signal.floor > 0 and signal.ratio >= 0 else ""
+    bar = (
+        '<svg class="track" width="100%" height="14" aria-hidden="true">'
+        '<rect class="empty" width="100%" height="10" y="2" rx="2"/>'
+        f'<rect class="full" width="{100 * share:.1f}%" height="10" y="2" rx="2"/>{floor}{cut}</svg>'
+    )
     return (
         f'<li class="{"counts" if counts else "quiet"}"><b>{_name(signal.name)}</b>'
         f"<small>{_text(read.kind(signal))}{moved}{weight}</small>"
-        f'<svg class="track" width="100%" height="14" aria-hidden="true">'
-        f'<rect class="empty" width="100%" height="10" y="2" rx="2"/>'
-        f'<rect class="full" width="{100 * share:.1f}%" height="10" y="2" rx="2"/>{floor}{cut}</svg>'
+        f"{bar if signal.floor > 0 or signal.stop else '<span></span>'}"
         f'<b class="grade">{_text(read.graded(signal))}</b><small class="size">{_text(read.size(signal))}{times}</small></li>'
     )
 
 
 def _distributions(found: Evidence) -> str:
-    listed: dict[tuple[str, Family], tuple[Signal, read.Histogram]] = {}
-    order = {(one.name): place for place, one in enumerate(read.features(found)[: read.SHOWN])}
-    for one in read.by_effect(found.signals):
-        if one.name in order and (told := read.histogram(one)):
-            listed.setdefault((one.name, one.family), (one, told))
-    cards = [_card(one, told) for one, told in sorted(listed.values(), key=lambda pair: order[pair[0].name])]
+    drawn = read.distributions(found)
+    cards = [_card(one, told) for one, told in drawn]
     if not cards:
         return ""
     body = f'<div class="cards">{"".join(cards[:_DRAWN])}</div>'
     if rest := cards[_DRAWN:]:
         body += f'<details><summary>{len(rest)} more</summary><div class="cards">{"".join(rest)}</div></details>'
     key = '<span class="key then"></span>reference, <span class="key now"></span>recent'
-    return _section("Then and now", body, f"Share of rows: {key}.")
+    tenths = " Numbers are divided at tenths of the reference." if any(told.tenths for _, told in drawn) else ""
+    return _section("Then and now", body, f"Share of rows: {key}.{tenths}")
 
 
 def _card(signal: Signal, told: read.Histogram) -> str:
@@ -287,8 +286,12 @@ def _bins(told: read.Histogram) -> str:
         '<svg width="100%" height="110" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="Distribution then and now">'
         f'<polygon class="then" points="{steps(then)}"/>'
         f'<polygon class="now" points="{steps(now)}" vector-effect="non-scaling-stroke"/></svg>'
-        f"<figcaption><span>{read.number(low)}</span><span>{read.number(high)}</span></figcaption>"
+        f'<figcaption class="ticks">{"".join(_tick((at - low) / (high - low), text) for at, text in told.ticks)}</figcaption>'
     )
+
+
+def _tick(share: float, text: str) -> str:
+    return f'<span style="left:{100 * share:.2f}%;transform:translateX(-{100 * share:.0f}%)">{text}</span>'
 
 
 def _levels(told: read.Histogram) -> str:
@@ -330,7 +333,7 @@ def _table(found: Evidence) -> str:
     head = "".join(
         f'<th scope="col"{" class=n" if right else ""}>{what}</th>'
         for what, right in (
-            ("what", 0), ("compared", 0), ("family", 0), ("grade", 0), ("effect", 1), ("floor", 1), ("×", 1), ("p", 1),
+            ("what", 0), ("compared", 0), ("family", 0), ("grade", 0), ("effect", 1), ("floor", 1), ("× floor", 1), ("p", 1),
             ("corrected", 1), ("rows then", 1), ("now", 1),
         )
     )  # fmt: skip
@@ -346,7 +349,12 @@ def _table(found: Evidence) -> str:
 
 
 def _rows(head: str, rows: Sequence[str]) -> str:
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    start = '<div class="wide" tabindex="0" role="region" aria-label="Everything compared"><table><thead><tr>'
+    return f"{start}{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+
+
+def _count(rows: float) -> str:
+    return f"{rows:,.0f}" if rows else "-"
 
 
 def _row(one: Signal) -> str:
@@ -358,7 +366,7 @@ def _row(one: Signal) -> str:
         return f'{start}<td colspan="8">insufficient: {_text(one.insufficient)}</td></tr>'
     cells = (
         read.amount(one, one.effect), read.amount(one, one.floor) if one.floor > 0 else "-", f"{one.ratio:.1f}" if one.floor > 0 else "-",
-        read.chance(one.p), read.chance(one.p_adjusted), f"{one.reference_rows:,.0f}", f"{one.recent_rows:,.0f}",
+        read.chance(one.p), read.chance(one.p_adjusted), _count(one.reference_rows), _count(one.recent_rows),
     )  # fmt: skip
     return (
         f"{start}<td>{_text(read.graded(one))}</td>{''.join(f'<td class=n>{_text(cell)}</td>' for cell in cells)}</tr>"

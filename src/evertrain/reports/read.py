@@ -11,6 +11,7 @@ from typing import Any
 
 from evertrain.drift.signal import DriftType, Evidence, Family, Severity, Signal
 from evertrain.evidence import EXPLANATIONS, Explanation
+from evertrain.scores import Loss
 from evertrain.triggers import Decision
 
 SHOWN = 30  # features drawn; the others are counted, and listed where there is room
@@ -51,8 +52,14 @@ def headline(decision: Decision) -> str:
         if not found.signals or all(one.insufficient for one in found.signals):
             return "Nothing can be said yet"
     elif decision.drift_type is DriftType.NONE:
-        return decision.reason
+        return decision.reason[:1].upper() + decision.reason[1:]
+    elif decision.drift_type is DriftType.CONCEPT and found is not None and _inputs_changed(found):
+        return "The model errs more"  # rules of profile "seed" call it so whatever the inputs do
     return HEADLINES[decision.drift_type]
+
+
+def _inputs_changed(found: Evidence) -> bool:
+    return any(one.grade for one in found.signals if one.family in (Family.DATA, Family.QUALITY))
 
 
 def answer(decision: Decision) -> str:
@@ -115,7 +122,8 @@ def moved(signal: Signal) -> str:
     for name, text in (("shares", "{} % to {} % of rows"), ("means", "mean {} to {}")):
         pair = told.get(name)
         if isinstance(pair, list | tuple) and len(pair) == 2 and None not in map(_plain_number, pair):
-            return text.format(*(number(100 * one if name == "shares" else one) for one in pair))
+            was, now = (number(100 * one if name == "shares" else one) for one in pair)
+            return "" if was == now else text.format(was, now)
     if isinstance(told.get("was"), str) and isinstance(told.get("is"), str):
         return f"{told['was']} to {told['is']}"
     return str(told["rule"]) if isinstance(told.get("rule"), str) else ""
@@ -170,6 +178,14 @@ def moment(text: str | None) -> str:
     return f"{found:%Y-%m-%d}" if (found.hour, found.minute) == (0, 0) else f"{found:%Y-%m-%d %H:%M} UTC"
 
 
+def period(found: Evidence) -> str:
+    """Return from when to when the recent rows are, or nothing without times."""
+    if found.since is None and found.until is None:
+        return ""
+    since, until = moment(found.since), moment(found.until)
+    return f"{since.removesuffix(' UTC') if until.endswith(' UTC') else since} to {until}"
+
+
 def _strength(signal: Signal) -> tuple[bool, float]:
     # A rule without a floor of effect is as strong as its grade says.
     ratio = signal.ratio if signal.floor > 0 else float(signal.grade)
@@ -217,16 +233,22 @@ def unsaid(found: Evidence) -> list[tuple[str, list[Signal]]]:
 class Histogram:
     """A column then and now.
 
+    Bins that are open at both ends, such as tenths of the reference, are drawn equally wide; others to scale.
+
     Attributes:
-        edges: of numbers, one more than there are bins; empty for categories.
+        edges: where the bins are drawn, one more than there are bins, in the unit of the drawing; empty for categories.
+        ticks: a few edges with the value there.
+        tenths: whether the bins are open at both ends.
         levels: of categories, else empty.
         reference, recent: share of rows in each bin or level.
     """
 
     edges: tuple[float, ...]
+    ticks: tuple[tuple[float, str], ...]
     levels: tuple[str, ...]
     reference: tuple[float, ...]
     recent: tuple[float, ...]
+    tenths: bool = False
 
     def heights(self) -> tuple[list[float], list[float]]:
         """Return share per unit of width, so that bins of different widths compare; the highest is 1."""
@@ -244,19 +266,60 @@ class Histogram:
         return sorted(listed, key=lambda one: (-round(abs(one[2] - one[1]), 9), -one[1], one[0]))
 
 
+def distributions(found: Evidence) -> list[tuple[Signal, Histogram]]:
+    """Return the columns drawn as features that carry their distributions, in the same order."""
+    drawn: dict[tuple[str, Family], tuple[Signal, Histogram]] = {}
+    order = {one.name: place for place, one in reversed(list(enumerate(features(found)[:SHOWN])))}
+    for one in by_effect(found.signals):
+        if one.name in order and (one.name, one.family) not in drawn and (told := histogram(one)):
+            drawn[one.name, one.family] = one, told
+    return sorted(drawn.values(), key=lambda pair: order[pair[0].name])
+
+
 def histogram(signal: Signal) -> Histogram | None:
-    """Return the distributions that a signal carries, or None: no other shape than the documented one is drawn."""
+    """Return the distributions that a signal carries, or None: no other shape than the documented one is drawn.
+
+    `detail["histogram"]` holds "reference" and "recent", counts or shares, with "levels", or with "edges": one more
+    than bins, or one fewer where the first and the last bin are open.
+
+    >>> told = {"edges": [1.0, 2.0], "reference": [10, 20, 10], "recent": [0, 20, 20]}
+    >>> found = histogram(Signal("x", Family.DATA, "ks", detail={"histogram": told}))
+    >>> found.recent, found.ticks
+    ((0.0, 0.5, 0.5), ((1.0, '1'), (2.0, '2')))
+    """
     told = signal.detail.get("histogram")
     if not isinstance(told, dict):
         return None
     reference, recent = _shares(told.get("reference")), _shares(told.get("recent"))
-    levels = [f"{one:g}" if isinstance(one, float) else str(one) for one in told.get("levels") or ()]
-    edges = _closed(told.get("edges") or ())
     if reference is None or recent is None or len(reference) != len(recent) or not reference:
         return None
-    if levels:
-        return Histogram((), tuple(levels), reference, recent) if len(levels) == len(reference) else None
-    return Histogram(edges, (), reference, recent) if len(edges) == len(reference) + 1 else None
+    if levels := told.get("levels"):
+        names = tuple(f"{one:g}" if isinstance(one, float) else str(one) for one in levels)
+        return Histogram((), (), names, reference, recent) if len(names) == len(reference) else None
+    edges = [_plain_number(one) for one in told.get("edges") or ()]
+    if edges and len(edges) == len(reference) + 1 and (edges[0] is None or edges[-1] is None):
+        edges = edges[1:-1]
+    values = [one for one in edges if one is not None]
+    if len(values) != len(edges) or not values or any(low > high for low, high in pairwise(values)):
+        return None
+    if len(values) == len(reference) + 1 and values[0] < values[-1]:
+        ends = ((values[0], number(values[0])), (values[-1], number(values[-1])))
+        return Histogram(tuple(values), ends, (), reference, recent)
+    return _open(values, reference, recent) if len(values) == len(reference) - 1 else None
+
+
+def _open(edges: Sequence[float], reference: Sequence[float], recent: Sequence[float]) -> Histogram:
+    """Return bins between inner edges, equally wide; bins between equal edges are one with the bin below."""
+    kept, shares = list(dict.fromkeys(edges)), [[reference[0], recent[0]]]
+    for low, high, *both in zip(edges, [*edges[1:], math.inf], reference[1:], recent[1:], strict=True):
+        if low == high:
+            shares[-1] = [old + new for old, new in zip(shares[-1], both, strict=True)]
+        else:
+            shares.append(both)
+    places = sorted({0, len(kept) // 2, len(kept) - 1})
+    ticks = tuple((float(place + 1), number(kept[place])) for place in places)
+    then, now = zip(*shares, strict=True)
+    return Histogram(tuple(float(place) for place in range(len(shares) + 1)), ticks, (), tuple(then), tuple(now), True)
 
 
 def _shares(counts: Any) -> tuple[float, ...] | None:
@@ -270,23 +333,12 @@ def _shares(counts: Any) -> tuple[float, ...] | None:
     return tuple(one / total for one in counts)
 
 
-def _closed(edges: Sequence[float | None]) -> tuple[float, ...]:
-    """Return finite edges: an open end is drawn as wide as its neighbour; empty where they do not ascend."""
-    told = [math.nan if one is None or not math.isfinite(one) else float(one) for one in edges]
-    if len(told) > 2 and math.isnan(told[0]):
-        told[0] = told[1] - ((told[2] - told[1]) if len(told) > 3 else 1.0)
-    if len(told) > 2 and math.isnan(told[-1]):
-        told[-1] = told[-2] + ((told[-2] - told[-3]) if len(told) > 3 else 1.0)
-    rising = all(low <= high for low, high in pairwise(told))
-    return tuple(told) if rising and len(told) > 1 and told[0] < told[-1] else ()
-
-
 @dataclass(frozen=True)
 class Losses:
     """What became of the mean loss.
 
     Attributes:
-        loss: what it is, e.g. "absolute"; empty where it is not told.
+        loss: of which kind, a value of `scores.Loss`; empty where it is not told.
         baseline: the mean when the model was promoted.
         after: the mean since the change; None where there was none.
         rise, low, high: of `after` over the baseline, a share of it, with its 95 % interval.
@@ -311,14 +363,17 @@ class Losses:
 
     def __str__(self) -> str:
         """Return it as one sentence."""
-        baseline = number(self.baseline)
+        if self.baseline is None:
+            return ""
+        words = "share of wrong answers" if self.loss == Loss.WRONG else f"mean {self.loss or 'loss'}"
+        was = f"The {words} was {number(self.baseline)} at promotion"
         if self.after is None or self.rise is None:
-            return f"No rise found over {baseline} at promotion." if self.baseline is not None else ""
+            return f"{was}, and has not risen beyond chance."
         since = f" since {self.labels[self.change]}" if self.change is not None else ""
         sure = ""
         if self.low is not None and self.high is not None:
             sure = f" (95 % interval {100 * self.low:+.0f} to {100 * self.high:+.0f} %)"
-        return f"{number(self.after)}{since}, against {baseline} at promotion: {100 * self.rise:+.0f} %{sure}."
+        return f"{was} and is {number(self.after)}{since}: {100 * self.rise:+.0f} %{sure}."
 
 
 def losses(found: Evidence) -> Losses | None:

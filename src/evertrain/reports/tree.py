@@ -54,10 +54,10 @@ def lines(decision: Decision, config: Drift | None = None) -> list[Line]:
 
 
 def _evidence(found: Evidence) -> list[Line]:
-    looked = f"{plural(found.recent_rows, 'recent row')}, {found.labelled_rows} with their actual, "
+    looked = f"{plural(found.recent_rows, 'recent row')} and {plural(found.labelled_rows, 'labelled row')}, "
     looked += f"against {plural(found.reference_rows, 'reference row')}"
-    if found.since or found.until:
-        looked += f"; {read.moment(found.since)} to {read.moment(found.until)}"
+    if period := read.period(found):
+        looked += f"; {period}"
     told = [Line(f"looked at {looked}", "dim")]
     if found.changed_at:
         told.append(Line(f"losses changed {read.moment(found.changed_at)}"))
@@ -98,7 +98,12 @@ def turning(decision: Decision, config: Drift | None) -> list[str]:
         return told
 
     def fires(evidence: Evidence, **changes: Any) -> bool:
-        return decide(evidence, replace(config, **changes), level=decision.evidence.get("level")).fired
+        return decide(
+            evidence,
+            replace(config, **changes),
+            level=decision.evidence.get("level"),
+            new_share=decision.evidence.get("new_share"),
+        ).fired
 
     if fires(found) != decision.fired:  # what the check before had found, or other partitions, tipped the scales
         return told
@@ -111,9 +116,7 @@ def turning(decision: Decision, config: Drift | None) -> list[str]:
     if fires(found, min_confidence=sure) != decision.fired:
         told.append(f"min_confidence={sure} instead of {config.min_confidence}")
     if decision.fired:
-        told += [
-            f"nothing found in {family}" for family, _ in read.families(found) if not fires(_without(found, family))
-        ]
+        told += [f"no signal of {family}" for family, _ in read.families(found) if not fires(_without(found, family))]
     return told
 
 

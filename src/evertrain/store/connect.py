@@ -118,7 +118,7 @@ class Store:
         self.clock: Clock = clock or SystemClock()
         self.actor = "evertrain"
         self.listeners: list[Callable[[list[dict[str, Any]]], None]] = []
-        self._pid, self._busy_s, self._keeper = os.getpid(), busy_s, keeper
+        self._pid, self.busy_s, self._keeper = os.getpid(), busy_s, keeper
         refuse_network(self.path.parent)
         self._engine = create_engine(
             f"sqlite:///{self.path}", poolclass=QueuePool, connect_args={"timeout": busy_s, "check_same_thread": False}
@@ -199,7 +199,7 @@ class Store:
 
     def copy_out(self, select: str, values: Mapping[str, Any], target: Path) -> None:
         """Write the answer of a SELECT to the table `rows` of a new database: worker children never open this one."""
-        with closing(sqlite3.connect(self.path, timeout=self._busy_s, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(self.path, timeout=self.busy_s, isolation_level=None)) as connection:
             # Not this pool's connections: a database is attached outside of any transaction only.
             connection.execute("ATTACH ? AS target", (str(target),))
             connection.execute("PRAGMA target.journal_mode=OFF").fetchall()

@@ -30,11 +30,12 @@ def record(tx: Tx, model_id: int, model: str, decision: Decision, *, action: str
         "evidence": dump(dict(decision.evidence)),
         "at": tx.now_text,
         "severity": decision.severity,
+        "confidence": decision.confidence,
     }
     if last is not None and not decision.fired and not last.fired and last.code == decision.code:
         tx.run(
             "UPDATE decisions SET reason = :reason, evidence = :evidence, last_at = :at, severity = :severity,"
-            " times = times + 1 WHERE id = :id",
+            " confidence = :confidence, times = times + 1 WHERE id = :id",
             id=last.id,
             **values,
         )
@@ -43,9 +44,9 @@ def record(tx: Tx, model_id: int, model: str, decision: Decision, *, action: str
         tx.run("UPDATE decisions SET latest = 0 WHERE id = :id", id=last.id)
     number = int(
         tx.value(
-            "INSERT INTO decisions(model_id, cause, rule, code, fired, action, severity, reason, evidence, first_at, last_at,"
-            " wanted) VALUES (:model, :cause, :rule, :code, :fired, :action, :severity, :reason, :evidence, :at, :at, :wanted)"
-            " RETURNING id",
+            "INSERT INTO decisions(model_id, cause, rule, code, fired, action, severity, confidence, reason, evidence,"
+            " first_at, last_at, wanted) VALUES (:model, :cause, :rule, :code, :fired, :action, :severity, :confidence,"
+            " :reason, :evidence, :at, :at, :wanted) RETURNING id",
             model=model_id,
             cause=decision.cause,
             rule=decision.rule,

@@ -101,10 +101,10 @@ def history(tx: Tx, model_id: int, since: datetime, limit: int, partition_id: in
     return [_of(row) for row in rows]
 
 
-def changed_at(tx: Tx, partitions: Sequence[int]) -> dict[int, str]:
-    """Return when the losses of champions changed, of the partitions where the newest evaluation fired for that."""
+def since(tx: Tx, partitions: Sequence[int]) -> dict[int, str]:
+    """Return from when on rows count, of the partitions whose champion's losses have changed by its last evaluation."""
     rows = tx.rows(
-        "SELECT e.partition_id, json_extract(e.evidence, '$.found.changed_at') AS at FROM evaluations e JOIN partitions p"
+        "SELECT e.partition_id, json_extract(e.evidence, '$.more.since') AS at FROM evaluations e JOIN partitions p"
         " ON p.id = e.partition_id AND p.champion_id = e.fit_id WHERE e.latest = 1 AND e.fired"
         " AND e.partition_id IN (SELECT value FROM json_each(:ids))",
         ids=dump(list(partitions)),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from evertrain.errors import StoreError
 from evertrain.events import Kind
 from evertrain.states import ITEM_TRANSITIONS, RUN_TRANSITIONS
+from evertrain.store import views
 
 if TYPE_CHECKING:
     from evertrain.store.connect import Store, Tx
@@ -288,9 +289,15 @@ def _add_evaluations(tx: Tx) -> None:
         tx.run(statement)
 
 
+def _add_retraining_events(tx: Tx) -> None:
+    """Add the view that people and dashboards read; it finds the decision behind each item by this index."""
+    tx.run("CREATE INDEX decisions_wanted ON decisions(model_id, cause, wanted) WHERE wanted IS NOT NULL")
+    tx.run(views.retraining_events())
+
+
 MIGRATIONS: tuple[Callable[[Tx], None], ...] = (
     _create, _add_datasets, _add_counters, _add_delays, _count_runs, _add_forecasts, _allow_erase,
-    _add_evaluations,
+    _add_evaluations, _add_retraining_events,
 )  # fmt: skip
 
 

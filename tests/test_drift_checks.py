@@ -1,0 +1,284 @@
+"""Drift checks from end to end: news, a worker's measures, one decision on a model, and the training that follows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evertrain import max_age, on_drift
+from evertrain.control import tell
+from evertrain.errors import ConfigError, NoModelYet
+
+FEATURES = ["distance", "parcels"]
+
+
+class World:
+    """Deliveries of one or more towns: 60 a day each, whose minutes follow distance and parcels."""
+
+    def __init__(self, project, towns=("Pilar",), **model):
+        self.project, self.towns, self.rng, self.count = project, towns, np.random.default_rng(5), 0
+        self.clock = project.opened.store.clock if project.spec.sources else project._clock
+        self.rows = project.dataset("deliveries", key="id", time="at")
+        options = {"triggers": [on_drift("24h")], "features": FEATURES, "min_samples": 100, **model}
+        project.model(
+            "minutes", self.rows, target="minutes", trainer="sklearn.linear_model:LinearRegression", **options
+        )
+
+    def day(self, *, far=0.0, slow=(), each=60):
+        """One day's deliveries: `far` is added to distances, in `slow` towns a kilometre takes half as long again."""
+        frames = []
+        for town in self.towns:
+            frame = pd.DataFrame(
+                {
+                    "id": np.arange(self.count, self.count + each),
+                    "at": [self.clock.now() + timedelta(minutes=10 * i) for i in range(each)],
+                    "town": town,
+                    "distance": self.rng.gamma(4, 2, each) + far,
+                    "parcels": self.rng.integers(1, 30, each),
+                }
+            )
+            self.count += each
+            pace = 4.5 if town in slow else 3.0
+            frame["minutes"] = 5 + pace * frame.distance + 2 * frame.parcels + self.rng.normal(0, 3, each)
+            frames.append(frame)
+        return pd.concat(frames, ignore_index=True)
+
+    def begin(self, days=12):
+        for _ in range(days):
+            self.rows.ingest(self.day())
+            self.clock.advance(days=1)
+        self.project.refresh()
+        return self
+
+    def live(self, days=1, *, logged=True, keep=True, **change):
+        """Let days pass: the champion answers, its answers are logged, actuals come a day later, rows are kept."""
+        for _ in range(days):
+            frame = self.day(**change)
+            if logged:
+                self.log(frame)
+            self.clock.advance(days=1)
+            if logged:
+                self.tell(frame)
+            if keep:
+                self.rows.ingest(frame)
+            self.project.refresh()
+
+    def log(self, frame):
+        answered = frame.assign(prediction=self.project.predictor("minutes").predict(frame)).drop(columns="minutes")
+        self.project.observe("minutes", answered, id="id", time="at")
+
+    def tell(self, frame):
+        self.project.actuals("minutes", frame[["id", "minutes"]])
+
+    def why(self, key=None):
+        return tell.why(self.project.opened, "minutes", key)
+
+    def decision(self):
+        return next(one for one in self.why()["decisions"] if one["rule"] == "drift")
+
+    def runs(self):
+        return [one["cause"] for one in reversed(self.project.history("minutes"))]
+
+
+@pytest.fixture
+def world(make, clock):
+    def build(*args, executor="inline", **options):
+        return World(make(executor=executor, clock=clock), *args, **options)
+
+    return build
+
+
+def test_a_harmless_shift_is_named_and_not_acted_on(world):
+    """S3-01, S3-06: the inputs moved, the model is as right as before: one signal, and monitoring is what it asks for."""
+    found = world().begin()
+    found.live(8, far=2.0)
+    told = found.why()["drift"]
+    assert (told["triggered"], told["drift_type"]) == (False, "data_drift")
+    assert "distance" in told["reason"]
+    assert told["severity"] in ("low", "medium")
+    assert found.runs() == ["declaration"]
+
+
+@pytest.mark.parametrize("executor", ["inline", "children"])
+def test_a_harmful_change_is_trained_for_on_the_rows_since_it_began(world, executor):
+    """S3-03, S3-06: errors rise, so the model is trained again; the new one knows the new pace, the old rows do not count."""
+    found = world(executor=executor).begin()
+    found.live(3)
+    found.live(4, slow=["Pilar"])
+    assert found.runs() == ["declaration", "drift"]
+    near, far = found.project.predictor("minutes").predict([{"distance": x, "parcels": 9} for x in (9.0, 10.0)])
+    assert far - near == pytest.approx(4.5, abs=0.3)
+    assert found.why()["partition"]["version"] == "1.1.0"
+
+
+def test_a_retraining_waits_for_rows_since_the_change(world):
+    """One day of the new pace is known to hurt, and too little to learn from: trained now, the model would be as bad."""
+    found = world(min_samples=150).begin()
+    found.live(2)
+    found.live(1, slow=["Pilar"])
+    told = found.why()["drift"]
+    assert (told["code"], told["severity"], found.runs()) == ("few_since", "critical", ["declaration"])
+    assert "retraining waits for 150" in told["reason"]
+    found.live(2, slow=["Pilar"])
+    assert found.runs() == ["declaration", "drift"]
+
+
+def test_rows_of_the_source_are_evidence_where_nothing_is_logged(world):
+    found = world().begin()
+    found.live(3, logged=False)
+    assert found.why()["drift"]["evidence"]["labelled_rows"] == 180
+    found.live(3, slow=["Pilar"], logged=False)
+    assert found.runs() == ["declaration", "drift"]
+
+
+def test_only_the_drifted_partition_and_its_rollups_are_trained(world):
+    found = world(towns=("Balanga", "Orani", "Pilar"), partition_by="town").begin()
+    found.live(2)
+    found.live(4, slow=["Orani"])
+    with found.project.opened.store.read() as tx:
+        rows = tx.rows("SELECT p.key FROM items i JOIN partitions p ON p.id = i.partition_id WHERE i.cause = 'drift'")
+    assert {row.key for row in rows} == {'{"town":"Orani"}', "{}"}
+    decision = found.why('{"town":"Balanga"}')["drift"]
+    assert decision["triggered"] is False
+
+
+def test_a_check_is_done_once_in_its_time_also_by_another_process(world, clock):
+    found = world().begin()
+    found.live(1)
+    before = found.decision()
+    found.log(found.day())
+    clock.advance(hours=23)
+    found.project.refresh()
+    assert found.decision()["times"] == before["times"]
+    clock.advance(hours=1)
+    found.project.refresh()
+    assert found.decision() != before
+
+
+def test_what_was_refused_waits_for_new_rows(world):
+    """Observations tell of harm, but no new row can teach: one try, and not another every day."""
+    found = world(min_samples=50).begin()
+    found.live(1)
+    found.live(3, slow=["Pilar"], keep=False)
+    runs = found.runs()
+    assert runs.count("drift") == 1
+    assert found.why()["drift"]["code"] == "no_news"
+    assert "waits for new rows" in found.why()["drift"]["reason"]
+
+
+def test_observing_records_what_would_have_been_trained(world):
+    found = world(auto="observe")
+    for _ in range(12):
+        found.rows.ingest(found.day())
+        found.clock.advance(days=1)
+    found.project.trigger("minutes")
+    found.live(4, slow=["Pilar"])
+    assert found.decision()["action"] == "observe"
+    assert found.runs() == ["manual"]
+
+
+def test_actuals_that_come_fast_are_not_judged_before_the_others(world):
+    """Labels that come fast are no random choice: here only late deliveries are told the same day."""
+    found = world(triggers=[on_drift("24h", label_delay="48h")]).begin()
+    found.live(2)
+    frame = found.day(slow=["Pilar"])
+    found.log(frame)
+    late = frame[frame.minutes > frame.minutes.median()]
+    found.tell(late)
+    found.clock.advance(days=1)
+    found.project.refresh()
+    assert found.why()["drift"]["evidence"]["labelled_rows"] == 60  # of the day before yesterday, and no other
+    assert found.runs() == ["declaration"]
+
+
+def test_a_champion_from_before_drift_was_watched_says_so(world, make, clock):
+    found = world(triggers=[max_age("365d")]).begin()
+    project = found.project
+    project._spec = project._spec.__class__(
+        **{
+            **{name: getattr(project._spec, name) for name in project._spec.__dataclass_fields__},
+            "models": {"minutes": project._spec.models["minutes"].__class__(
+                **{
+                    **{n: getattr(project._spec.models["minutes"], n) for n in project._spec.models["minutes"].__dataclass_fields__},
+                    "triggers": (on_drift("24h"),),
+                }
+            )},
+        }
+    )  # fmt: skip
+    found.live(1)
+    assert "trained before drift was watched" in found.why()["drift"]["reason"]
+    assert found.runs() == ["declaration"]
+
+
+def test_a_person_can_check_at_once_and_nothing_is_trained(world):
+    found = world().begin()
+    found.log(frame := found.day(slow=["Pilar"], each=140))
+    found.tell(frame)
+    found.clock.advance(days=2)
+    report = found.project.check("minutes")
+    assert report.decision.fired
+    assert "<svg" in report.to_html()
+    assert found.runs() == ["declaration"]
+
+
+def test_a_model_that_does_not_watch_drift_is_not_checked(world):
+    unwatched = world(triggers=[max_age("30d")])
+    with pytest.raises(ConfigError, match="on_drift"):
+        unwatched.project.check("minutes")
+
+
+def test_a_partition_without_a_model_cannot_be_checked(world):
+    found = world(towns=("Pilar",), partition_by="town").begin()
+    with pytest.raises(NoModelYet, match="Morong"):
+        found.project.check("minutes", {"town": "Morong"})
+
+
+def test_what_if_decides_stored_checks_anew(world):
+    found = world().begin()
+    found.live(6, far=2.0)
+    assert found.project.what_if("minutes").fired_now == 0
+    assert found.project.what_if("minutes", severity="low").fired_then > 0
+    assert found.runs() == ["declaration"]
+
+
+def test_labels_of_text_are_watched_like_numbers(make, clock):
+    project = make(executor="inline", clock=clock)
+    rows = project.dataset("mails", key="id", time="at")
+    project.model(
+        "spam", rows, target="kind", trainer="sklearn.linear_model:LogisticRegression", features=["words", "links"],
+        triggers=[on_drift("24h")],
+    )  # fmt: skip
+    rng = np.random.default_rng(3)
+
+    def mails(first, turned):
+        frame = pd.DataFrame(
+            {"id": np.arange(first, first + 200), "words": rng.normal(0, 1, 200), "links": rng.normal(0, 1, 200)}
+        )
+        frame["at"] = [clock.now() + timedelta(minutes=i) for i in range(200)]
+        frame["kind"] = np.where((frame.words + 0.3 * rng.normal(0, 1, 200) > 0) ^ turned, "spam", "ham")
+        return frame
+
+    for number in range(4):
+        rows.ingest(mails(number * 200, turned=False))
+        clock.advance(days=1)
+    project.refresh()
+    for number in range(4, 6):
+        rows.ingest(mails(number * 200, turned=True))
+        clock.advance(days=1)
+        project.refresh()
+    assert [one["cause"] for one in project.history("spam")] == ["drift", "declaration"]
+    assert project.predictor("spam").predict([{"words": 3.0, "links": 0.0}]).tolist() == ["ham"]
+
+
+def test_neither_the_loop_nor_the_command_line_imports_scipy():
+    code = (
+        "import sys, evertrain.loop, evertrain.control.drift, evertrain.cli.commands, evertrain.reports, evertrain.replay;"
+        "print([one for one in ('scipy', 'sklearn', 'pandas', 'matplotlib') if one in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout.strip() == "[]"
