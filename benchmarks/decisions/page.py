@@ -50,15 +50,15 @@ def written(
     versions = ", ".join(f"{WORDS[one]} {environments.version(one)}" for one in environments.COMPETITORS)
     lines = [
         "# How good its decisions are", "",
-        f"Evertrain {__version__} beside {versions}, each in an environment of its own, in one run of"
-        f" {seconds / 60:.0f} minutes: {machine()}, {day.isoformat()}, load {os.getloadavg()[1]:.1f}.",
+        (f"Evertrain {__version__} beside {versions}, each in an environment of its own, in one run of"
+        f" {seconds / 60:.0f} minutes: {machine()}, {day.isoformat()}, load {os.getloadavg()[1]:.1f}."),
         "`make bench-decisions` measures it again and writes this page; `QUICK=1` shows a small one in about two minutes.", "",
         "All look at the same bytes of made-up worlds in which the truth is known.",
         "*As it comes* is a tool's own default.",
-        f"*Knob turned* is the most sensitive value of one knob that alarms in at most 5 % of {size.turn} streams in which nothing"
-        f" changes (B1, 50 columns: {size.wide}), judged on others; Evertrain has no knob turned.",
-        "Evidently's knob is the bound on a column's score, NannyML's the number of standard deviations, river's each detector's"
-        " main parameter.",
+        (f"*Knob turned* is the most sensitive value of one knob that alarms in at most 5 % of {size.turn} streams in which nothing"
+        f" changes (B1, 50 columns: {size.wide}), judged on others; Evertrain has no knob turned."),
+        ("Evidently's knob is the bound on a column's score, NannyML's the number of standard deviations, river's each detector's"
+        " main parameter."),
         "In brackets: Wilson's 95 % interval.", "",
         *_agreement(runs), "",
         "## Targets", "", *_table(["", "what", "target", "Evertrain", ""], targets), "",
@@ -76,8 +76,10 @@ def _agreement(runs: Runs) -> list[str]:
         return []
     same = sum(runs.agreed)
     return [
-        f"Evidently's verdicts are taken from the functions that its report calls; on {len(runs.agreed)} streams the report was"
-        f" made, too, and said the same in {same}."
+        (
+            f"Evidently's verdicts are taken from the functions that its report calls; on {len(runs.agreed)} streams the report was"
+            f" made, too, and said the same in {same}."
+        )
     ]
 
 
@@ -116,7 +118,7 @@ def _share(runs: Runs, world: str, name: Name, bound: float | None = None) -> Sh
 
 def _months(runs: Runs, targets: Rows) -> list[str]:
     made = [world for world in runs.found if world in runs.truth and runs.truth[world]["names"][0] in _STILL]
-    names = [name for name in runs.found[FIRST]]
+    names = list(runs.found[FIRST])
     rows: Rows = []
     for name in sorted(names, key=_order):
         rows.append([f"{_called(name)}, as it comes" if name[0] != "ours" else f"**{_called(name)}**"])
@@ -140,8 +142,8 @@ def _months(runs: Runs, targets: Rows) -> list[str]:
         )
     return [
         "## B1: months in which nothing changes", "",
-        "Share of months with at least one alarm: 2,000 reference rows, then 30 days of 80 new rows (24 where they are hourly),"
-        " a look at the newest 500 rows each day. One error in ten answers, never more.",
+        ("Share of months with at least one alarm: 2,000 reference rows, then 30 days of 80 new rows (24 where they are hourly),"
+        " a look at the newest 500 rows each day. One error in ten answers, never more."),
         "NannyML looks at each row once, in chunks of a tenth of the reference, its default; river at the errors alone.", "",
         *_table(["", *made], rows), "",
     ]  # fmt: skip
@@ -186,8 +188,8 @@ def _pairs(runs: Runs, targets: Rows) -> list[str]:
     return [
         "## B2: what one look finds", "",
         "Share of looks that alarm: 1,000 recent beside 1,000 reference rows of 50 columns, of which one changed.",
-        "Sizes are standard deviations, factors and shares of rows; *correlation broken* leaves every single column as it was,"
-        " and looking at columns together is off by default in Evertrain (`joint`), Evidently and NannyML.", "",
+        ("Sizes are standard deviations, factors and shares of rows; *correlation broken* leaves every single column as it was,"
+        " and looking at columns together is off by default in Evertrain (`joint`), Evidently and NannyML."), "",
         *_table(["what changed", *(title for title, *_ in names)], rows), "",
     ]  # fmt: skip
 
@@ -242,8 +244,8 @@ def _losses(runs: Runs, targets: Rows) -> list[str]:
     head += ["false alarms, dependent", *(f"{change}, dependent" for change, keep in changes if keep)]
     return [
         "## B3: how soon a rise of errors is seen", "",
-        "1,000 reference errors at a share of .20, then 5,000 more; a look every 50 (Evidently: at the newest 500, NannyML: each"
-        " 100 once, river: every row).",
+        ("1,000 reference errors at a share of .20, then 5,000 more; a look every 50 (Evidently: at the newest 500, NannyML: each"
+        " 100 once, river: every row)."),
         "False alarms: share of streams with any among the 5,000 while nothing changes.",
         "Delay: mean rows from the change, at the 2,000th, to the first alarm, with its 95 % interval; a miss counts 3,000.",
         "*Dependent*: each error repeats the one before with chance .3; a turned knob is turned for it anew.", "",
@@ -302,10 +304,10 @@ def _harm(runs: Runs, targets: Rows) -> list[str]:
     return [
         "## B4: does an alarm mean harm?", "",
         f"{len(truth)} checks of a trained model, twelve kinds of change; 1,000 reference and 500 recent rows with labels.",
-        f"Harm is measured: on 20,000 fresh rows the error rate is at least 15 % above the usual one; so it is in"
-        f" {truth.mean():.0%} of the checks.",
-        "The last column moves each detector's bound, Evertrain's is on its confidence, until it finds 80 % of the harm; its"
-        " interval draws whole kinds of change anew.", "",
+        (f"Harm is measured: on 20,000 fresh rows the error rate is at least 15 % above the usual one; so it is in"
+        f" {truth.mean():.0%} of the checks."),
+        ("The last column moves each detector's bound, Evertrain's is on its confidence, until it finds 80 % of the harm; its"
+        " interval draws whole kinds of change anew."), "",
         *_table(["", "alarms that are harm", "harm that alarms", "Matthews", "precision at recall .8"], rows), "",
         *_table(["share of alarms", "errors", "harmful", *(_called(name) for name in shown)], kinds), "",
     ]  # fmt: skip
@@ -329,10 +331,10 @@ def _chances(runs: Runs, targets: Rows) -> list[str]:
     caught = Share(int(alarm[truth == 1].sum()), int(truth.sum()))
     return [
         "## B8: is the confidence a probability?", "",
-        f"{len(truth):,} single checks, 10 columns, 1,000 reference and 300 recent rows: in 80 % nothing changes, in 10 % two columns"
-        " do, in 5 % errors rise from .10 to .15 or up to .25, in 5 % both. No other tool here states such a probability.",
-        f"Brier score {brier:.3f}, expected calibration error {error:.3f} in ten bins; retrains without harm {quiet}, with harm"
-        f" {caught}.", "",
+        (f"{len(truth):,} single checks, 10 columns, 1,000 reference and 300 recent rows: in 80 % nothing changes, in 10 % two columns"
+        " do, in 5 % errors rise from .10 to .15 or up to .25, in 5 % both. No other tool here states such a probability."),
+        (f"Brier score {brier:.3f}, expected calibration error {error:.3f} in ten bins; retrains without harm {quiet}, with harm"
+        f" {caught}."), "",
         *_table(["severity given to", *levels], [
             [kind, *(f"{(kinds[names == kind] == level).mean():.1%}" for level in levels)]
             for kind in ("nothing", "harmless drift", "more errors", "both") if (names == kind).any()
@@ -373,8 +375,8 @@ def _speed(fast: list[tuple[str, str, Any]], targets: Rows) -> list[str]:
                 )
     return [
         "## B9: what a look costs", "",
-        "One look at so many recent rows beside 100,000 reference rows: 40 columns of numbers, 10 of 20 categories; one process at a"
-        " time, one thread. Memory is what the step adds to the process's highest.",
+        ("One look at so many recent rows beside 100,000 reference rows: 40 columns of numbers, 10 of 20 categories; one process at a"
+        " time, one thread. Memory is what the step adds to the process's highest."),
         "Evertrain compares with a profile made before, as a champion has it; NannyML's fit is the same work for it.",
         "Evidently's is the preset's whole report.", "",
         *_table(["recent", "", "seconds", "memory added", "beside Evidently, SciPy"], rows), "",

@@ -11,6 +11,7 @@ A world holds streams of equal length (first axis):
   categories  names of the columns whose numbers are codes of categories
   step_s  seconds between rows
   turn  the first so many streams are there to turn knobs on
+  verify  whether a tool's shortcut is compared with its long way
   truth  (streams,)  1 where the change does harm; names (streams,) what changed
 A missing value is NaN.
 """
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 WORLD = dict[str, Any]
-ALPHABET = 1_000
+_MIXED = ("normal", "log-normal", "t3", "20 levels", "30 % missing", "1000 levels")
 DAY = {"season": 24, "season 80": 80}  # rows
 
 
@@ -59,40 +60,35 @@ def answers(rng: np.random.Generator, errors: np.ndarray) -> np.ndarray:
 def columns(rng: np.random.Generator, kind: str, streams: int, rows: int, wide: int) -> tuple[np.ndarray, list[int]]:
     """Columns in which nothing changes, and which of them are categories.
 
-    normal; mixed (normal, log-normal, t3, 20 and 1,000 levels, 30 % missing, in turn); ar (each row .9 of the one
-    before); season (a day of 80 rows); outlets (as B2 wants them: mostly normal).
+    normal; mixed (`_MIXED`, in turn); ar (each row .9 of the one
+    before); season (a day of 80 rows); outlets (mostly normal, the last ten not).
     """
     values = rng.normal(size=(streams, rows, wide))
-    codes: list[int] = []
+    if kind == "normal":
+        return values, []
     if kind == "ar":
         for row in range(1, rows):
             values[:, row] = 0.9 * values[:, row - 1] + np.sqrt(1 - 0.81) * values[:, row]
-    elif kind.startswith("season"):
+        return values, []
+    if kind in DAY:
         phase = rng.random((streams, 1, wide)) * 2 * np.pi
-        day = np.sin(2 * np.pi * np.arange(rows)[None, :, None] / DAY[kind] + phase)
-        values = day + 0.7 * values
-    elif kind == "mixed":
-        for column in range(wide):
-            which = column % 6
-            if which == 1:
-                values[:, :, column] = np.exp(values[:, :, column])
-            elif which == 2:
-                values[:, :, column] = rng.standard_t(3, size=(streams, rows))
-            elif which in (3, 5):
-                levels = 20 if which == 3 or column < 12 else ALPHABET
-                values[:, :, column] = zipf(rng, (streams, rows), levels)
-                codes.append(column)
-            elif which == 4:
-                values[:, :, column][rng.random((streams, rows)) < 0.3] = np.nan
-    elif kind == "outlets":
-        for column in range(wide - 10, wide - 5):
-            values[:, :, column] = zipf(rng, (streams, rows), 20)
-            codes.append(column)
-        for column in range(wide - 5, wide):
-            values[:, :, column][rng.random((streams, rows)) < 0.1] = np.nan
-    elif kind != "normal":
+        return np.sin(2 * np.pi * np.arange(rows)[None, :, None] / DAY[kind] + phase) + 0.7 * values, []
+    if kind not in ("mixed", "outlets"):
         raise ValueError(f"columns {kind!r} are unknown; choose from normal, mixed, ar, season, season 80, outlets")
-    return values, codes
+    kinds = [_MIXED[column % 6] if kind == "mixed" else "normal" for column in range(wide)]
+    if kind == "outlets":
+        kinds[-10:] = ["20 levels"] * 5 + ["10 % missing"] * 5
+    for column, one in enumerate(kinds):
+        cells = values[:, :, column]
+        if one == "log-normal":
+            np.exp(cells, out=cells)
+        elif one == "t3":
+            cells[:] = rng.standard_t(3, size=cells.shape)
+        elif one.endswith("levels"):
+            cells[:] = zipf(rng, cells.shape, int(one.split()[0]))
+        elif one.endswith("missing"):
+            cells[rng.random(cells.shape) < int(one.split()[0]) / 100] = np.nan
+    return values, [column for column, one in enumerate(kinds) if one.endswith("levels")]
 
 
 def month(kind: str, wide: int, streams: int, seed: int, *, checks: int) -> WORLD:
