@@ -100,7 +100,7 @@ def signals(times: int) -> list[Row]:
 
 
 _PEAK = """
-import json, resource, sys, time
+import json, sys, time
 from benchmarks import drift
 from evertrain.drift.columns import compare
 from evertrain.drift.profile import Profile
@@ -109,7 +109,6 @@ exact = json.loads(sys.argv[1])
 profile = Profile.of(drift.rows(drift.REFERENCE), exact=exact)
 recent = drift.rows(1_000_000, seed=1, shift=0.3)
 compare(profile, recent[:1000], Drift())
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 # Writing 5 to clear_refs sets the peak back to what is used now.
 open("/proc/self/clear_refs", "w").write("5")
 status = lambda name: next(int(l.split()[1]) / 1024 for l in open("/proc/self/status") if l.startswith(name))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -15,14 +17,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+
+from evertrain import Estimator
+from evertrain.control import execute
+from evertrain.drift.signal import DriftType
+from evertrain.specs import Cause, ModelSpec
+from evertrain.triggers import Decision
 
 from .conftest import TOYS
 from .test_cli import PROGRAM, Shell, shell
 
 __all__ = ["shell"]
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "drift_scripts"
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "drift_scripts"
 FIELDS = ["triggered", "drift_type", "severity", "confidence", "reason", "action", "signals"]
 
 
@@ -43,6 +53,14 @@ def files(tmp_path, monkeypatch) -> Path:
         np.save(f"{name}_predictions.npy", (3 * recent["x"] + recent["z"]).to_numpy())
         np.save(f"{name}_actuals.npy", recent["y"].to_numpy())
     return tmp_path
+
+
+def numbered(*names: str) -> None:
+    """Give every row of these files a key of its own."""
+    for place, name in enumerate(names):
+        frame = pd.read_csv(f"{name}.csv")
+        frame.insert(0, "id", range(10_000 * place, 10_000 * place + len(frame)))
+        frame.to_csv(f"{name}.csv", index=False)
 
 
 def checking(name: str, *more: str) -> list[str]:
@@ -235,10 +253,7 @@ triggers = [{every = "1d", kind = "drift"}]
 def test_a_model_of_the_project_is_checked_by_name(shell: Shell, files):
     """As the loop does every day: people read lines, a program JSON with the fields of the other check."""
     (files / "evertrain.toml").write_text(LIVE)
-    for name, first in (("train", 0), ("changed", 10_000)):
-        frame = pd.read_csv(f"{name}.csv")
-        frame.insert(0, "id", range(first, first + len(frame)))
-        frame.to_csv(f"{name}.csv", index=False)
+    numbered("train", "changed")
     shell.ok("ingest", "sales", "train.csv")
     shell.ok("trigger", "line")
     quiet = shell.ok("check", "line")
@@ -310,6 +325,27 @@ def test_no_version_learns_a_row_of_the_hold_out_whatever_file_it_comes_in(shell
     assert set(held["1.1.0"][keys]) & set(later[keys]) == set()
 
 
+def test_old_and_new_are_compared_on_held_recent_rows_and_no_others():
+    """A row is recent where it stands in both files; what is held of the old ones is neither learnt nor compared on."""
+    spec = ModelSpec("m", "rows", "y", Estimator("sklearn.linear_model:Ridge"), features=("x", "z"))
+    recent = rows(2, 400)
+    old = execute._prepared(pl.from_pandas(pd.concat([rows(1, 1500), recent.head(50)])), spec, "the reference")
+    new = execute._prepared(pl.from_pandas(recent), spec, "the recent file", old.frame)
+    shifted, worse = (
+        Decision(Cause.DRIFT, "drift", True, "", "", drift_type=one) for one in (DriftType.DATA, DriftType.CONCEPT)
+    )
+
+    (both,) = execute._candidates(old, new, shifted, 100)
+    alone, after = execute._candidates(old, new, worse, 100)
+
+    assert len(both.frame) == 400 + int((~old.held).sum()) - int((~new.held[:50]).sum())
+    assert both.frame["evertrain_row"].is_unique().all()
+    assert both.frame.filter(pl.Series(both.held)).equals(new.frame.filter(pl.Series(new.held)))
+    assert alone.frame.equals(new.frame)
+    assert after.frame.equals(both.frame)
+    assert len(execute._candidates(old, new, worse, 401)) == 1
+
+
 DATASET = """
 name = "shop"
 executor = "inline"
@@ -334,10 +370,7 @@ def shop(files, monkeypatch) -> Path:
     shutil.copy(TOYS, files / "toys.py")
     monkeypatch.syspath_prepend(str(files))
     (files / "evertrain.toml").write_text(DATASET)
-    for name, first in (("train", 0), ("steady", 10_000), ("changed", 20_000)):
-        frame = pd.read_csv(f"{name}.csv")
-        frame.insert(0, "id", range(first, first + len(frame)))
-        frame.to_csv(f"{name}.csv", index=False)
+    numbered("train", "steady", "changed")
     return files
 
 
@@ -353,6 +386,20 @@ def test_execute_uses_the_only_model_of_the_project_and_merges_recent_rows_into_
     assert forced["scores"]["challenger"].keys() == {"r2", "rmse"}
     with closing(sqlite3.connect("evertrain.db")) as database:
         assert database.execute("SELECT added FROM batches ORDER BY id").fetchall() == [(1500,), (400,)]
+
+
+def test_rows_merged_a_moment_ago_count_as_news(shell: Shell, shop):
+    """What is in the dataset only since this call is trained on; the same rows again are not."""
+    shell.ok("ingest", "sales", "train.csv")
+    first, again = (shell.ok(*executing("changed", "--set", "severity=low")).json for _ in range(2))
+
+    assert (first["triggered"], first["check"]["drift_type"]) == (True, "concept_drift")
+    assert first["outcome"] in ("promoted", "refused")
+    assert first["run"] is not None
+    if first["outcome"] == "promoted":
+        assert again["outcome"] == "not_needed"
+    with closing(sqlite3.connect("evertrain.db")) as database:
+        assert database.execute("SELECT max(rows) FROM model_retraining_events").fetchone() == (1900,)
 
 
 @pytest.mark.parametrize(
@@ -420,7 +467,80 @@ def test_recent_rows_of_another_shape_are_refused(shell: Shell, shop):
         assert named in answer.err
 
 
+# --- the page ---------------------------------------------------------------------------------------------------
+
+
+def typed_in(heading: str) -> list[str]:
+    """Return the commands of a section of the how-to pages."""
+    text = (ROOT / "docs" / "howto.md").read_text()
+    section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\$ evertrain (.+)$", section, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_the_commands_against_too_many_alarms_or_none_run_as_the_page_has_them(shell: Shell, files):
+    """S3-18, S3-20: look, observe, adjust, validate, optimise."""
+    (files / "evertrain.toml").write_text(LIVE.replace("models.line", "models.sales"))
+    numbered("train", "changed")
+    shell.ok("ingest", "sales", "train.csv")
+    shell.ok("trigger", "sales")
+    shell.ok("ingest", "sales", "changed.csv")
+
+    commands = typed_in("Too many alarms, or none")
+    said = {one: shell.ok(*shlex.split(one)) for one in commands}
+
+    assert [one.split()[0] for one in commands] == [
+        "check", "why", "config", "why", "what-if", "what-if", "config", "history", "schedule",
+    ]  # fmt: skip
+    assert "retrain now" in said["check sales"].out
+    assert (files / "report.html").exists()
+    assert "1 would have fired; 1 do" in said[commands[4]].out
+
+
+def test_the_commands_about_two_files_run_as_the_page_has_them(shell: Shell, files):
+    """S3-11"""
+    for name in ("train", "changed"):
+        frame = pd.read_csv(f"{name}.csv").rename(columns={"y": "price"})
+        frame.to_csv(f"{'recent' if name == 'changed' else name}.csv", index=False)
+    for name in ("predictions", "actuals"):
+        shutil.copy(f"changed_{name}.npy", f"{name}.npy")
+
+    said = [
+        shell.ok(*shlex.split(one)).json for one in typed_in("Ask of two files whether a model should be retrained")
+    ]
+
+    assert [one["triggered"] for one in said] == [False, True]
+    assert (files / "report.html").exists()
+
+
 # --- the example ------------------------------------------------------------------------------------------------
+
+
+def test_the_old_class_answers_with_the_old_fields_by_the_old_thresholds(files, monkeypatch):
+    """S3-07, S3-08, S3-09, S3-10: defaults 0.05, 0.05 and 100; a baseline of scores of two tasks is no error."""
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    old = importlib.import_module("automatic_retraining").AutomaticRetrainingOrchestrator
+    random = np.random.default_rng(0)
+    reference, recent = pd.read_csv("train.csv"), pd.read_csv("steady.csv")
+    scores = {"r2": 0.85, "rmse": 0.35, "accuracy": 0.80}
+
+    trigger = old().should_retrain(reference, recent, random.normal(size=100), random.normal(size=100), scores)
+    few = old(min_samples_for_retraining=401).should_retrain(reference, recent)
+    stricter, permissive = (
+        old(0.03, 0.03, 200).config,
+        old(data_drift_threshold=0.10, performance_threshold=0.10).config,
+    )
+
+    assert trigger.triggered
+    assert trigger.drift_type.value in ("concept_drift", "performance_degradation")
+    assert str(trigger.severity) in ("high", "critical")
+    assert 1 <= trigger.confidence <= 99
+    assert "r2" in trigger.reason
+    assert few.reason.startswith("Insufficient samples: 400 < 401")
+    assert (old().config.p_value, old().config.r2_drop, old().config.min_rows) == (0.05, 0.05, 100)
+    assert (old().config.error_increase, old().config.rmse_increase) == (0.15, 0.10)
+    assert (stricter.p_value, stricter.r2_drop, stricter.min_rows) == (0.03, 0.03, 200)
+    assert (permissive.p_value, permissive.r2_drop) == (0.10, 0.10)
 
 
 @pytest.mark.slow

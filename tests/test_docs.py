@@ -145,7 +145,7 @@ def named_commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "command"), named_commands())
 def test_a_command_that_a_page_names_exists_with_its_options(page, command):
     listed = (ROOT / "docs" / "reference.md").read_text()
-    parts = re.split(r"^### `evertrain ([a-z]+(?: [a-z]+)?)[^`]*`$", listed, flags=re.MULTILINE)
+    parts = re.split(r"^### `evertrain ([a-z-]+(?: [a-z-]+)?)[^`]*`$", listed, flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     words = shlex.split(command)[1:]
     words = words[2:] if words[0] == "-C" else words

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evertrain import max_age, on_drift
+from evertrain import max_age, on_drift, on_score_drop
 from evertrain.control import tell
 from evertrain.errors import ConfigError, NoModelYet
 
@@ -246,6 +246,19 @@ def test_what_if_decides_stored_checks_anew(world):
     assert found.runs() == ["declaration"]
 
 
+def test_live_accuracy_is_what_was_logged_against_the_promotion(world):
+    """S1-14, S2-09: recent predictions and their actuals give the drop; 15 % of the score at promotion asks for training."""
+    found = world(triggers=[on_score_drop("15%")]).begin()
+    found.live(2, keep=False)
+    steady = next(one for one in found.why()["decisions"] if one["rule"] == "score_drop")
+    assert (steady["fired"], steady["code"]) == (False, "steady")
+    found.live(3, slow=["Pilar"])
+    assert "score_drop" in found.runs()
+    with found.project.opened.store.read() as tx:
+        said = tx.value("SELECT reason FROM decisions WHERE rule = 'score_drop' AND fired = 1")
+    assert said.startswith("r2 fell from 0.9")
+
+
 def test_labels_of_text_are_watched_like_numbers(make, clock):
     project = make(executor="inline", clock=clock)
     rows = project.dataset("mails", key="id", time="at")
@@ -282,3 +295,34 @@ def test_neither_the_loop_nor_the_command_line_imports_scipy():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout.strip() == "[]"
+
+
+def test_a_damaged_log_of_predictions_stops_nothing_else(world, folder):
+    """What cannot be read is told with the decision; rows of the source still count, and the loop goes on."""
+    found = world(triggers=[on_drift("24h"), on_score_drop("5%")]).begin()
+    found.live(1)
+    found.project.opened.observations().close()
+    (folder / "observations.db").write_bytes(b"not a database, not at all" * 400)
+    found.live(3, slow=["Pilar"], logged=False)
+    assert "cannot be read" in found.decision()["reason"]
+    assert len(found.runs()) > 1
+
+
+def test_columns_together_are_compared_where_that_is_asked_for(world):
+    """Each column keeps its distribution and only their relation turns, which no column alone can show."""
+    found = world(triggers=[on_drift("24h", joint=("pca", "classifier"), severity="critical")])
+    for number in range(10):
+        frame = found.day(each=140)
+        frame["parcels"] = frame.distance * 2 + found.rng.normal(0, 1, len(frame))
+        found.rows.ingest(frame)
+        found.clock.advance(days=1)
+        if number == 7:
+            found.project.refresh()
+    last = found.day(each=140)
+    last["parcels"] = found.rng.permutation(last.distance * 2 + found.rng.normal(0, 1, len(last)))
+    found.rows.ingest(last)
+    found.clock.advance(days=2)
+    found.project.refresh()
+    kinds = {one["kind"]: one["p"] for one in found.why()["drift"]["evidence"]["signals"]}
+    assert kinds["pca"] is not None
+    assert kinds["classifier"] is not None

@@ -97,6 +97,7 @@ def test_numbers_are_levels_while_both_sides_together_have_ten_values():
     assert ("x", "chi2") in signals({"x": reference}, {"x": recent})
     recent[:2] = [9, 10]
     assert ("x", "ks") in signals({"x": reference}, {"x": recent})
+    assert ("x", "ks") in signals({"x": [0, 1, 2, 3, 4, 5] * 50}, {"x": [6, 7, 8, 9, 10, 11] * 50})
 
 
 @pytest.mark.parametrize(
@@ -146,6 +147,14 @@ def test_missing_values_are_compared_with_those_of_the_reference():
     recent.loc[:15, "x0"] = np.inf
     infinite = signals(reference, recent)["x0", "missing"]
     assert (infinite.p, infinite.detail["infinite"]) == (one.p, [0, 16])
+
+
+def test_a_share_that_falls_is_no_harm():
+    reference = normal(1000)
+    reference.loc[:199, "x0"] = np.nan
+    one = signals(reference, normal(500, 1))["x0", "missing"]
+    assert one.p < 1e-9
+    assert one.effect == 0
 
 
 def test_nothing_missing_is_no_signal():
@@ -212,7 +221,7 @@ def test_a_column_that_is_gone_or_of_another_type_stops(recent, now):
     ("reference", "recent"),
     [
         ([1, 2, 3], [1.5, np.nan, 2]), ([True, False, True], [0, 1, 1]), ([1, 2, 3], [None, None, None]),
-        ([None, None, None], ["a", "b", "c"]), ([1, 2, 3], pd.array([1, None, 3], dtype="Int64")),
+        ([None, None, None], ["a", "b", "c"]), (["a", "b", "a"], [None, None, None]), ([1, 2, 3], pd.array([1, None, 3], dtype="Int64")),
         (["a", "b", "a"], pd.Categorical(["a", "b", None])), ([1.0, 2, 3], pd.Series([1, 2, None], dtype=object)),
     ],
 )  # fmt: skip

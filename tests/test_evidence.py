@@ -102,6 +102,17 @@ def test_fewer_than_100_labels_say_nothing_about_losses(labelled, enough):
 # --- performance ------------------------------------------------------------------------------------------------
 
 
+def test_the_one_column_that_recent_rows_lack_is_the_target_where_actuals_are_given():
+    """S3-08: the document gives a training table with its target, recent rows without, and actuals apart."""
+    predictions, actuals = answers()
+    known = table(0).assign(price=1.0)
+    found = should_retrain(known, table(1), predictions, actuals, BASELINE)
+    assert not any(one.stop for one in found.found.signals)
+    assert any("'price' is taken as the target" in one for one in found.found.notes)
+    alone = should_retrain(known, table(1))
+    assert any(one.stop and one.name == "price" for one in alone.found.signals)
+
+
 def test_a_rise_of_losses_names_how_much_since_when_and_on_what():
     predictions, actuals = wrong(rows=1000, share=0.1)
     worse, truth = wrong(5, rows=1000, share=0.3)
@@ -134,7 +145,7 @@ def test_losses_are_looked_at_in_the_order_of_time():
 
 
 def test_the_same_errors_on_less_varied_targets_are_no_drop():
-    """S3-04, A-13: the plain r2 of these rows is under 0.6, and nothing about the model changed."""
+    """S3-04: the plain r2 of these rows is under 0.6, and nothing about the model changed."""
     rng = np.random.default_rng(0)
     predictions = rng.normal(size=800) * 0.3
     actuals = predictions + 0.35 * rng.normal(size=800)
@@ -169,12 +180,46 @@ def test_a_baseline_in_other_words_is_understood_and_an_unknown_one_refused():
             should_retrain(table(0), table(1, 500), predictions, actuals, {"r2": bad})
 
 
+@pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "precision", "recall"])
+def test_a_baseline_that_is_no_mean_of_row_losses_is_judged_too(name):
+    def check(share):
+        return should_retrain(table(0), table(1, 600), *wrong(rows=600, share=share), {name: 0.9}, config=ONCE)
+
+    assert check(0.1).severity == "none"
+    worse = check(0.3)
+    assert worse.triggered
+    assert worse.reason.startswith(f"the gap of {name} to 1 rose by ")
+
+
+def test_a_baseline_score_of_a_steady_model_seldom_looks_fallen():
+    """At a p of 5 %; of 100 pairs of samples 12 or more would be chance in one of 200 seeds."""
+    below = 0
+    for seed in range(100):
+        predictions, actuals = wrong(10_000 + seed, rows=1000, share=0.15)
+        baseline = {"f1": evertrain.scores.compute("f1", actuals, predictions)}
+        found = measure(table(0), table(1, 300), *wrong(seed, rows=300, share=0.15), baseline)
+        below += (found.signals[-1].p or 0.0) < 0.05
+    assert below < 12
+
+
+def test_an_r2_or_a_percentage_error_alone_is_judged():
+    predictions, actuals = answers(rows=600)
+    worse, truth = answers(rows=600, rmse=0.7)
+    for name in ("r2", "wape"):
+        baseline = {name: evertrain.scores.compute(name, actuals, predictions)}
+        assert should_retrain(table(0), table(1, 600), predictions, actuals, baseline).severity == "none"
+        assert should_retrain(table(0), table(1, 600), worse, truth, baseline).triggered
+
+
 def test_what_a_baseline_cannot_be_judged_by_is_said():
     predictions, actuals = wrong()
-    found = measure(table(0), table(1, 500), predictions, actuals, {"f1": 0.8})
-    assert found.loss_rise is None
-    assert any("f1" in note for note in found.notes)
-    assert any("nothing to compare losses with" in note for note in found.notes)
+    undefined = should_retrain(table(0), table(1, 500), predictions, actuals, {"roc_auc": 0.8})
+    assert "the score of the baseline is not defined on the recent rows" in undefined.reason
+    unused = measure(table(0), table(1, 500), predictions, actuals, {"f1": 0.8, "accuracy": 0.9})
+    assert unused.notes == ("not judged by the baseline's f1",)
+    without = measure(table(0), table(1, 500), predictions, actuals)
+    assert without.loss_rise is None
+    assert any("nothing to compare losses with" in note for note in without.notes)
 
 
 def test_a_model_worse_than_always_giving_the_same_answer_is_critical():
@@ -392,6 +437,18 @@ def test_a_round_of_many_partitions_keeps_its_false_alarms_few():
     assert not any(both[name].triggered for name in quiet)
 
 
+def test_the_reason_says_how_much_of_the_model_has_moved():
+    found = should_retrain(table(0), table(1, shift=0.6), importances={"a": 3, "b": 1})
+    assert "shifted: a (75 % of what the model relies on)" in found.reason
+    profile = Profile.of(table(0))
+    assert "(60 % of" in should_retrain(profile, table(1, shift=0.6), importances={"a": 3, "b": 2}).reason
+
+
+def test_profile_seed_says_what_its_rules_would_need():
+    found = should_retrain(table(0), table(0), config=Drift(profile="seed", severity="critical"))
+    assert found.evidence["needs"] == "severity critical: a rule at four times its limit"
+
+
 def test_profile_seed_warns_that_it_alarms_often():
     found = should_retrain(table(0), table(1), config=Drift(profile="seed"))
     assert found.reason.endswith('profile "seed" alarms often: in 47 % of checks while nothing changes')
@@ -419,6 +476,51 @@ def test_evidence_without_signals_is_decided():
 
 
 # --- hostile input ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("baseline", "allowed"),
+    [({"accuracy": 85}, "0 to 1"), ({"r2": 1.1}, "at most 1"), ({"rmse": -1.0}, "0 or more"), ({"f1": -0.1}, "0 to 1")],
+)
+def test_a_baseline_that_cannot_be_is_refused(baseline, allowed):
+    with pytest.raises(DataError, match=allowed):
+        should_retrain(table(0), table(1, 500), *answers(), baseline)
+    assert should_retrain(table(0), table(1, 500), *answers(), {"r2": -1.0, "rmse": 1.2}).reason
+
+
+def test_recent_rows_in_any_order_of_time_are_the_same_rows():
+    recent = pd.concat([table(1, 500, shift=5.0), table(2, 500)], ignore_index=True)
+    times = pd.date_range("2026-01-01", periods=1000, freq="h")
+    config = Drift(window=timedelta(hours=500))
+    order = np.random.default_rng(0).permutation(1000)
+    predictions, actuals = wrong(rows=1000)
+    straight = measure(table(0), recent, predictions, actuals, {"f1": 0.9}, times=times, config=config)
+    shuffled = measure(
+        table(0), recent.iloc[order], predictions[order], actuals[order], {"f1": 0.9}, times=times[order], config=config
+    )
+    assert shuffled == straight
+    assert decide(straight, config).severity == "none"
+
+
+def test_rows_without_a_time_are_not_the_newest():
+    times = pd.Series(pd.date_range("2026-01-01", periods=1000, freq="h"))
+    times[500:] = pd.NaT
+    recent = pd.concat([table(1, 500), table(2, 500, shift=5.0)], ignore_index=True)
+    found = measure(table(0), recent, times=times, config=Drift(window=timedelta(hours=200)))
+    assert found.recent_rows == 200
+    assert found.until == "2026-01-21T19:00:00+00:00"
+    assert decide(found, Drift()).severity == "none"
+
+
+def test_a_state_that_no_decision_returned_is_refused():
+    with pytest.raises(DataError, match="the time 'x'"):
+        decide(FOUND, Drift(), state={"until": "x"})
+
+
+def test_importances_of_unknown_columns_are_named():
+    assert measure(table(0), table(1), importances={"a": 1, "zeal": 2}).notes == (
+        "importances name columns that the reference has not: zeal",
+    )
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,7 @@ def test_seed_outliers_are_a_share_above_the_threshold(share, grade):
 
 @pytest.mark.parametrize(("accuracy", "grade"), [(0.77, 0), (0.7699, 1)])
 def test_seed_concept_drift_is_an_error_rise_above_15_per_cent_of_the_baseline(accuracy, grade):
-    """S3-03, A-24: of an error of 0.20, above 0.23."""
+    """S3-03: of an error of 0.20, above 0.23."""
     assert rules({"accuracy": 0.80}, {"accuracy": accuracy}) == {"concept_drift": grade}
     found = seed.performance({"accuracy": 0.80}, {"accuracy": accuracy}, SEED)[0]
     assert found.detail["action"] == "high priority"

@@ -18,16 +18,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from evertrain import registry
+from evertrain import Project, on_drift, registry
 from evertrain.cli.show import duration, quoted
+from evertrain.clock import ManualClock, SystemClock
 from evertrain.control import data, tell
 from evertrain.control.opened import Opened, open_project
 from evertrain.control.work import LOOP_ROLE, loop_alive
@@ -35,13 +36,17 @@ from evertrain.errors import EvertrainError
 from evertrain.events import Kind, numbers
 from evertrain.forecasts import Forecasts
 from evertrain.serving import Predictor
-from evertrain.store import demand, items, leases, log, models
+from evertrain.store import demand, evaluations, items, leases, log, models
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TOWNS = 40
 _FRUITS = ("Avocado", "Banana", "Calamansi", "Durian", "Guyabano", "Jackfruit", "Mango", "Papaya")
 _BATAAN = ("Abucay", "Bagac", "Balanga", "Dinalupihan", "Hermosa", "Limay", "Mariveles", "Morong", "Orani", "Orion",
            "Pilar", "Samal")  # fmt: skip
 _MONTHS = 48
+_DAYS, _STEP, _KNOWN_DAYS = 90, 2, 20
 _STORE = "sqlite:///evertrain.db"
 _PATIENCE_S = 90
 _RECORDED_WIDTH = 112
@@ -241,14 +246,26 @@ def play(root: Path, screen: Screen) -> int:
     """Play all scenes in a fresh folder."""
     _build(root)
     screen.line(
-        f"Evertrain keeps models fresh. Nine scenes in {_relative(root)}, under two minutes, nothing acted;", "bold"
+        f"Evertrain keeps models fresh. Ten scenes in {_relative(root)}, under two minutes, nothing acted;", "bold"
     )
     screen.line(f"every step is written to {_relative(root / 'logs' / 'retraining.log')}.", "bold")
     opened = open_project(root, store=_STORE, actor="demo")
     show = Play(root, screen, opened)
     try:
         for number, scene in enumerate(
-            (_first, _good_rows, _touched, _shuffled, _one_town, _killed, _rollback, _harvests, _corrected), start=1
+            (
+                _first,
+                _good_rows,
+                _touched,
+                _shuffled,
+                _one_town,
+                _killed,
+                _rollback,
+                _harvests,
+                _corrected,
+                _ninety_days,
+            ),
+            start=1,
         ):
             scene(show, number)
         _closing(show)
@@ -440,6 +457,89 @@ def _stored(show: Play) -> dict[str, str]:
     """Return every stored forecast of the harvest, by partition."""
     with show.opened.store.read() as tx:
         return {row.key: row.frame for row in registry.all_forecasts(tx, "harvest")}
+
+
+def _ninety_days(show: Play, number: int) -> None:
+    """Replay ninety days of a delivery service: its own project, its own clock, its own model; all else is real."""
+    show.screen.scene(
+        number, f"{_DAYS} days of deliveries (generated) in seconds: a moved clock, a drift check every {_STEP} days."
+    )
+    clock = ManualClock(wall=SystemClock().now() - timedelta(days=_DAYS + _KNOWN_DAYS))
+    project = Project("days", root=show.root / "days", executor="inline", clock=clock)
+    deliveries = project.dataset("deliveries", key="id", time="at")
+    project.model(
+        "minutes",
+        deliveries,
+        target="minutes",
+        trainer="sklearn.linear_model:LinearRegression",
+        triggers=[on_drift(timedelta(days=_STEP))],
+        features=["km", "parcels"],
+        min_samples=200,
+    )
+    days = _Deliveries(clock)
+    clock.advance(days=_KNOWN_DAYS)
+    deliveries.ingest(days.last(_KNOWN_DAYS))
+    project.refresh()
+    predictor, told, started = project.predictor("minutes"), "", time.monotonic()
+    for day in range(_STEP, _DAYS + 1, _STEP):
+        clock.advance(days=_STEP)
+        rows = days.last(_STEP, longer=day > _DAYS // 3, slower=day > 2 * _DAYS // 3)
+        project.observe(
+            "minutes", rows[["id", "at", "km", "parcels"]], predictions=predictor.predict(rows), id="id", time="at"
+        )
+        project.actuals("minutes", rows[["id", "minutes"]])
+        deliveries.ingest(rows)
+        project.refresh()
+        decision = next(one for one in tell.why(project.opened, "minutes")["decisions"] if one["rule"] == "drift")
+        if decision["code"] != told and decision["code"] not in ("few_rows", "steady"):
+            style = "green" if decision["fired"] else "yellow"
+            did = "trained" if decision["fired"] else "not trained"
+            show.screen.line(f"   day {day}: {decision['severity'].upper()}, {did}: {decision['reason']}", style)
+            if decision["fired"]:
+                _verdict(show, tell.run_list(project.opened, "minutes", 1)[0])
+        told = decision["code"]
+        show.screen.progress(f"day {day} of {_DAYS}")
+    checks = project.what_if("minutes", days=_DAYS)
+    runs = len(project.history("minutes")) - 1
+    show.avoided += checks.checks - runs
+    show.screen.line(
+        f"   {checks.checks} checks in {duration(time.monotonic() - started)}, {runs} training; the rule of older scripts, any"
+        f" column with p < 0.05, asks for one at {_by_old_rules(project)} of them"
+    )
+    project.close()
+
+
+def _by_old_rules(project: Project) -> int:
+    """Return how many of the checks had any column with an uncorrected p below 0.05, as older scripts decide."""
+    with project.opened.store.read() as tx:
+        past = evaluations.history(tx, models.by_name(tx, "minutes").id, datetime(2000, 1, 1, tzinfo=UTC), _DAYS)
+    found = [one.decision.found for one in past if one.decision.found]
+    return sum(any(one.kind == "ks" and one.p is not None and one.p < 0.05 for one in check.signals) for check in found)
+
+
+class _Deliveries:
+    """Days of a delivery service: 60 a day, 3 minutes a kilometre and 2 a parcel; then longer ways, then road works."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        import numpy as np
+
+        self.clock, self.rng, self.count = clock, np.random.default_rng(11), 0
+
+    def last(self, days: int, *, longer: bool = False, slower: bool = False) -> pd.DataFrame:
+        import pandas as pd
+
+        each = 60 * days
+        rows = pd.DataFrame(
+            {
+                "id": range(self.count, self.count + each),
+                "at": [self.clock.now() - timedelta(minutes=24 * (each - i)) for i in range(each)],
+                "km": self.rng.gamma(4, 2, each) + (2.5 if longer else 0.0),
+                "parcels": self.rng.integers(1, 30, each),
+            }
+        )
+        self.count += each
+        pace = 4.0 if slower else 3.0
+        return rows.assign(minutes=5 + pace * rows.km + 2 * rows.parcels + self.rng.normal(0, 3, each))
 
 
 def _closing(show: Play) -> None:

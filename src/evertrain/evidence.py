@@ -132,6 +132,7 @@ def measure(
         importances: how much the model relies on each column, any scale.
         score: by whose losses rows are judged; None is accuracy, or r2 for numbers.
         target: the column that is predicted, where the tables have it: it is no input, and recent rows may lack it.
+            None is the one column that recent rows lack, where actuals are given.
         probabilities, classes: for scores that need them, see `scores.losses`.
 
     Raises:
@@ -140,7 +141,6 @@ def measure(
     """
     import pandas as pd
 
-    from evertrain.drift import columns
     from evertrain.drift.profile import Profile
 
     config = config or Drift()
@@ -148,48 +148,39 @@ def measure(
         raise DataError(f"recent rows are a {type(recent).__name__}; allowed: a pandas DataFrame")
     if not isinstance(reference, pd.DataFrame | Profile):
         raise DataError(f"the reference is a {type(reference).__name__}; allowed: a pandas DataFrame, a Profile")
-    if target is not None:
-        recent = recent.drop(columns=[target], errors="ignore")
-        reference = (
-            reference.drop(columns=[target], errors="ignore") if isinstance(reference, pd.DataFrame) else reference
-        )
     known_baseline = _baseline(baseline)
     notes: list[str] = []
+    if isinstance(reference, pd.DataFrame):
+        if target is None and actuals is not None and len(gone := reference.columns.difference(recent.columns)) == 1:
+            # A training table has its target, and actuals that come by themselves are where it went.
+            target = gone[0]
+            notes.append(f"{target!r} is taken as the target: recent rows lack it, and actuals were given")
+        reference = reference if target is None else reference.drop(columns=[target], errors="ignore")
+    recent = recent if target is None else recent.drop(columns=[target], errors="ignore")
     moments = _moments(times, len(recent))
     predicted = None if predictions is None else _values(predictions, "predictions")
     actual = None if actuals is None else _values(actuals, "actuals")
     aligned = predicted is not None and len(predicted) == len(recent)
     labelled = _labelled(predicted, actual, len(recent), notes)
+    if moments is not None and len(order := _by_time(moments)):
+        recent, moments = recent.iloc[order], moments[order]
+        if aligned and predicted is not None:
+            predicted = predicted[order]
+            actual, groups, probabilities = (_in_order(one, order) for one in (actual, groups, probabilities))
     newest = _newest(moments, len(recent), config)
-    rows = recent.iloc[newest]
-    signals: list[Signal] = []
+    rows, young = recent.iloc[newest], None if moments is None else moments[newest]
     if config.profile == grades.SEED and isinstance(reference, pd.DataFrame):
-        signals += seed.columns(reference, rows, config)
-        ref_rows = len(reference)
+        signals, ref_rows = seed.columns(reference, rows, config), len(reference)
     else:
-        profile = reference
-        if isinstance(profile, pd.DataFrame):
-            profile = Profile.of(profile, weights=importances, exact=True, joint=bool(config.joint))
+        profile = _profile(reference, importances, config, notes)
         ref_rows = profile.rows
         ref_losses = profile.losses if ref_losses is None and len(profile.losses) else ref_losses
-        if len(rows):
-            signals += columns.compare(
-                profile, rows, config,
-                times=None if moments is None else moments[newest],
-                predicted=predicted[newest] if aligned and predicted is not None else None,
-            )  # fmt: skip
-        if config.joint and len(rows):
-            from evertrain.drift import joint
-
-            signals += joint.compare(profile, rows, config, times=None if moments is None else moments[newest])
-        if config.profile == grades.SEED:
-            tests = [one for one in signals if one.kind == "ks" and one.p is not None]
-            signals = [seed.data_drift(one.name, one.p or 0.0, one.effect, config) for one in tests]
-            notes.append("the reference is a profile: outliers by plain z-score are not looked at")
+        said = predicted[newest] if aligned and predicted is not None else None
+        signals = _compared(profile, rows, young, said, config, notes) if len(rows) else []
     tested = [one.p for one in signals if one.p is not None]
     found = Evidence(
         tuple(signals), ref_rows, len(rows), 0, grades.simes(tested) if tested else None, notes=tuple(notes),
-        since=_iso(moments if moments is None else moments[newest], 0), until=_iso(moments, -1),
+        since=_iso(young, 0), until=_iso(moments, -1),
     )  # fmt: skip
     if labelled is None or actual is None or predicted is None:
         return found
@@ -198,6 +189,46 @@ def measure(
         found, how, actual, predicted, known_baseline, ref_losses, moments if aligned else None, groups, config,
         probabilities=probabilities, classes=classes,
     )  # fmt: skip
+
+
+def _profile(
+    reference: Profile | pd.DataFrame, importances: Mapping[str, float] | None, config: Drift, notes: list[str]
+) -> Profile:
+    """Return the reference's profile, with the importances that were given."""
+    from evertrain.drift.profile import Profile
+
+    if not isinstance(reference, Profile):
+        found = Profile.of(reference, weights=importances, exact=True, joint=bool(config.joint))
+    elif importances is None:
+        found = reference
+    else:
+        found = replace(reference, weights={name: max(0.0, value) for name, value in importances.items()})
+    if unknown := sorted(set(importances or {}) - {column.name for column in found.columns}):
+        notes.append(f"importances name columns that the reference has not: {_some(unknown)}")
+    return found
+
+
+def _compared(
+    profile: Profile,
+    rows: pd.DataFrame,
+    moments: NDArray[np.datetime64] | None,
+    predicted: NDArray[Any] | None,
+    config: Drift,
+    notes: list[str],
+) -> list[Signal]:
+    """Return the signals of inputs and predictions."""
+    from evertrain.drift import columns
+
+    signals = columns.compare(profile, rows, config, times=moments, predicted=predicted)
+    if config.joint:
+        from evertrain.drift import joint
+
+        signals += joint.compare(profile, rows, config, times=moments)
+    if config.profile != grades.SEED:
+        return signals
+    notes.append("the reference is a profile: outliers by plain z-score are not looked at")
+    tests = [one for one in signals if one.kind == "ks" and one.p is not None]
+    return [seed.data_drift(one.name, one.p or 0.0, one.effect, config) for one in tests]
 
 
 def _with_losses(
@@ -224,10 +255,9 @@ def _with_losses(
         notes.append(f"{plural(unknown, 'row')} without a usable label are left out")
     if groups is not None and np.asarray(groups).shape != live.shape:
         raise DataError(f"there are {np.asarray(groups).size} groups for {live.size} labelled rows")
-    order = np.arange(live.size) if moments is None else np.argsort(moments, kind="stable")
-    live, grouped = live[order], None if groups is None else np.asarray(groups)[order]
+    grouped = None if groups is None else np.asarray(groups)
     before = scans.finite(ref_losses if ref_losses is not None else [], "reference losses")
-    result, kind, unit = scans.Scan(), "loss_scan", how.loss
+    result, kind, unit, words = scans.Scan(), "loss_scan", how.loss, ""
     signals = list(found.signals)
     if before.size:
         result = scans.scan(before, live, groups=grouped)
@@ -238,24 +268,27 @@ def _with_losses(
         unit, value = mean
         if unit is not how.loss:
             name = next(one.name for one in scores.SCORES.values() if one.loss is unit)
-            live = scores.losses(name, actual, predicted, **chances)[order]
+            live = scores.losses(name, actual, predicted, **chances)
         result, kind = scans.rise_over(value, found.reference_rows, live, groups=grouped), "baseline"
+    elif other := [name for name in baseline if scores.get(name).task == how.task]:
+        result, words = _fallen(other[0], baseline[other[0]], found.reference_rows, actual[usable], predicted[usable])
+        kind = "baseline"
     else:
         notes.append("there is nothing to compare losses with: give reference losses, or baseline scores")
         return replace(found, labelled_rows=count, notes=tuple(notes))
     if config.profile == grades.SEED:
         signals += seed.performance(_of_losses(baseline, how, before), _scores_now(actual, predicted, usable), config)
     else:
-        guessing = _guessing(unit, actual[usable], result, baseline)
-        signals.append(_loss_signal(result, kind, unit, count, config, baseline, worse_than_guessing=guessing))
-    if signals and signals[-1].family is Family.PERFORMANCE:
-        stamps = None if moments is None else moments[order]
-        series, change = blocks(live, stamps, None if result.problem else result.at)
+        guessing = not words and _guessing(unit, actual[usable], result, baseline)
+        loss = words or unit.value
+        signals.append(_loss_signal(result, kind, loss, count, config, baseline, worse_than_guessing=guessing))
+    if not words and signals and signals[-1].family is Family.PERFORMANCE:  # rows have no losses of another score
+        series, change = blocks(live, moments, None if result.problem else result.at)
         known_mean = {} if result.problem else {"before": result.before}
         detail = {"loss": unit.value, **known_mean, **signals[-1].detail, "series": series, "change": change}
         signals[-1] = replace(signals[-1], detail=detail)
     known = not result.problem
-    changed = None if moments is None or result.at is None else moments[order][result.at]
+    changed = None if moments is None or result.at is None else moments[result.at]
     return replace(
         found,
         signals=tuple(signals),
@@ -271,7 +304,7 @@ def _with_losses(
 def _loss_signal(
     found: Scan,
     kind: str,
-    unit: Loss,
+    words: str,
     count: int,
     config: Drift,
     baseline: Mapping[str, float],
@@ -284,12 +317,12 @@ def _loss_signal(
     if not problem and count < config.min_rows:
         problem = f"{plural(count, 'labelled row')}, the check needs {config.min_rows}"
     detail = {name: value for name, value in asdict(found).items() if name not in ("p", "problem")}
-    if kind == "baseline" and unit is Loss.SQUARED and "r2" in baseline and not problem:
+    if kind == "baseline" and words == Loss.SQUARED and "r2" in baseline and not problem:
         detail["r2"] = fixed_r2(found.after, baseline["r2"], baseline["rmse"])
     return Signal(
         "loss", Family.PERFORMANCE, kind, None if problem else found.p, max(0.0, found.ratio), config.error_increase,
         "of the baseline loss", found.reference / found.memory, found.live / found.memory, insufficient=problem,
-        detail={**detail, "loss": unit.value, "worse_than_guessing": worse_than_guessing},
+        detail={**detail, "loss": words, "worse_than_guessing": worse_than_guessing},
     )  # fmt: skip
 
 
@@ -299,7 +332,11 @@ def _baseline(given: Mapping[str, float] | None) -> dict[str, float]:
     for name, value in (given or {}).items():
         if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
             raise DataError(f"baseline {name} is {value!r}; allowed: a number")
-        found[scores.get(name).name] = float(value)
+        score = scores.get(name)
+        if (score.unit == "share" and value > 1) or (value < 0 and score.name != "r2"):
+            allowed = "at most 1" if score.name == "r2" else "0 to 1" if score.unit == "share" else "0 or more"
+            raise DataError(f"baseline {name} is {value!r}; allowed: {allowed}")
+        found[score.name] = float(value)
     return found
 
 
@@ -307,12 +344,28 @@ def _mean_loss(how: Score, baseline: Mapping[str, float], notes: list[str]) -> t
     """Return what the baseline says about the mean loss of a row: in which loss, and how much."""
     names = ["accuracy", "log_loss"] if how.task == "classification" else ["rmse", "mae"]
     names = sorted((one for one in names if one in baseline), key=lambda one: scores.get(one).loss is not how.loss)
+    if not names:
+        return None
     unused = sorted(set(baseline) - set(names[:1]) - ({"r2"} if names[:1] == ["rmse"] else set()))
     if unused:
         notes.append(f"not judged by the baseline's {', '.join(unused)}")
-    if not names:
-        return None
     return scores.get(names[0]).loss, _MEAN_LOSS[names[0]](baseline[names[0]])
+
+
+def _fallen(name: str, before: float, rows: int, actual: NDArray[Any], predicted: NDArray[Any]) -> tuple[Scan, str]:
+    """Return how far a score that is no mean of row losses is from its baseline, and what that distance is called."""
+    from evertrain.drift.losses import fell
+
+    higher = scores.get(name).higher_is_better
+
+    def score(left_out: slice | None) -> float:
+        kept = np.ones(actual.size, dtype=np.bool_)
+        if left_out is not None:
+            kept[left_out] = False
+        value = scores.compute(name, actual[kept], predicted[kept])
+        return 1 - value if higher else value
+
+    return fell(1 - before if higher else before, rows, score, actual.size), f"gap of {name} to 1" if higher else name
 
 
 def _guessing(unit: Loss, actual: NDArray[Any], found: Scan, baseline: Mapping[str, float]) -> bool:
@@ -418,11 +471,22 @@ def _moments(times: ArrayLike | None, rows: int) -> NDArray[np.datetime64] | Non
     return np.asarray(found, dtype="datetime64[us]")
 
 
+def _by_time(moments: NDArray[np.datetime64]) -> NDArray[np.intp]:
+    """Return the places of rows in the order of time, those without a time first; none where they are in order."""
+    ticks = moments.astype(np.int64)  # of NaT the smallest number
+    return np.argsort(ticks, kind="stable") if (ticks[1:] < ticks[:-1]).any() else np.empty(0, dtype=np.intp)
+
+
+def _in_order(values: Any, order: NDArray[np.intp]) -> Any:
+    """Return the values of rows in this order; other than one per row is refused further on."""
+    return values if values is None or len(values) != len(order) else np.asarray(values)[order]
+
+
 def _newest(moments: NDArray[np.datetime64] | None, rows: int, config: Drift) -> slice:
     """Return which rows count as recent: those of the newest `window`, and at least `min_rows`."""
     count = min(rows, config.max_rows)
-    if moments is not None and rows and not np.isnat(moments).any():
-        young = moments > moments.max() - np.timedelta64(config.window)
+    if moments is not None and rows and not np.isnat(moments).all():
+        young = moments > moments[-1] - np.timedelta64(config.window)
         count = min(count, max(config.min_rows, int(young.sum())))
     return slice(rows - count, None)
 
@@ -490,11 +554,11 @@ def decide(
         code, reason = "fix_data", f"{reason}; fix the data, do not retrain on it: {block}"
         evidence["needs"] = "data like the reference's, or a loss that has risen"
     elif severity is Severity.NONE:
-        evidence["needs"] = _needs(graded, wanted)
+        evidence["needs"] = _needs(graded, wanted, literal)
     elif not severity.reaches(wanted):
         code = "mild"
         reason = f"{reason}; {severity.value}, retraining waits for {wanted.value}"
-        evidence["needs"] = _needs(graded, wanted)
+        evidence["needs"] = _needs(graded, wanted, literal)
     elif sure < config.min_confidence:
         code = "unsure"
         reason = (
@@ -592,8 +656,15 @@ def _blocked(found: Evidence, literal: bool) -> str:
     return ""
 
 
-def _needs(found: Evidence, wanted: Severity) -> str:
+def _needs(found: Evidence, wanted: Severity, literal: bool) -> str:
     """Return what would have to change for the check to fire."""
+    if literal:
+        rules = {
+            Severity.LOW: "one rule beyond its limit",
+            Severity.MEDIUM: "two rules beyond their limits",
+            Severity.HIGH: "a rise of the error beyond its limit, or any rule at twice its limit",
+        }
+        return f"severity {wanted.value}: {rules.get(wanted, 'a rule at four times its limit')}"
     rise = next((one for one in found.signals if one.family is Family.PERFORMANCE), None)
     if rise is None:
         return f"severity {wanted.value}: labelled rows whose loss has risen"
@@ -608,7 +679,9 @@ def _what_changed(found: Evidence) -> str:
     parts = [_of_performance(one, found) for one in found.signals if one.family is Family.PERFORMANCE and one.grade]
     by_size = sorted((one for one in found.signals if one.grade), key=lambda one: (-one.grade, -one.ratio))
     if shifted := _names(by_size, Family.DATA):
-        parts.append(f"shifted: {_some(shifted)}")
+        share = grades.moved_share(found.signals)
+        relied = f" ({_per_cent(share)} of what the model relies on)" if share is not None else ""
+        parts.append(f"shifted: {_some(shifted)}{relied}")
     if _names(by_size, Family.PREDICTION):
         parts.append("the predictions shifted")
     quality: dict[str, list[str]] = {}
@@ -623,8 +696,7 @@ def _what_changed(found: Evidence) -> str:
     if rise is not None and rise.insufficient:
         loss = f"; about losses nothing can be said yet: {rise.insufficient}"
     elif rise is not None and "after" in rise.detail:
-        words = _LOSS_WORDS[Loss(rise.detail["loss"])]
-        loss = f"; the {words} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g}"
+        loss = f"; the {_spoken(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g}"
     looked = f"{plural(len(found.signals), 'comparison')} on {plural(found.recent_rows, 'recent row')}"
     return f"nothing changed beyond chance in {looked}{loss}"
 
@@ -637,9 +709,14 @@ def _of_performance(one: Signal, found: Evidence) -> str:
     since = f", since {found.changed_at[:10]}" if found.changed_at else ""
     guess = "; worse than always giving the same answer" if detail.get("worse_than_guessing") else ""
     return (
-        f"the {_LOSS_WORDS[Loss(detail['loss'])]} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
+        f"the {_spoken(detail['loss'])} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
         f" {detail['after']:.3g} on {plural(int(detail['window']), 'labelled row')}{since}){guess}"
     )
+
+
+def _spoken(loss: str) -> str:
+    """Return what the mean of a loss is called; a score that is no such mean goes by its name."""
+    return _LOSS_WORDS[Loss(loss)] if loss in set(Loss) else loss
 
 
 def _per_cent(share: float) -> str:
@@ -670,7 +747,10 @@ def _is_apart(found: Evidence, state: Mapping[str, Any]) -> bool:
 
 
 def _instant(text: object) -> datetime | None:
-    return datetime.fromisoformat(text) if isinstance(text, str) else None
+    try:
+        return datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError as error:
+        raise DataError(f"the state has the time {text!r}; allowed: what the decision before returned") from error
 
 
 __all__ = ["EXPLANATIONS", "Explanation", "decide", "decide_all", "measure", "should_retrain"]

@@ -19,7 +19,7 @@ from evertrain.events import Kind
 from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
 from evertrain.specs import CsvFile, Dataset, ParquetFile
-from evertrain.store import demand, items, leases, models, upkeep
+from evertrain.store import demand, evaluations, items, leases, models, upkeep
 
 logger = logging.getLogger("evertrain")
 
@@ -67,8 +67,8 @@ class Loop:
 
     def _round(self) -> None:
         self.hands.step(0.1 if self.hands.busy else min(0.2, self.opened.settings.tick_s))
-        if self.memory.rounds and self.ticking:
-            tick.go_on(self.opened, self.hands, self.memory)
+        if self.memory.rounds and self.ticking and tick.go_on(self.opened, self.hands, self.memory):
+            return  # what was decided may be taken up at once
         hints = self._watcher.changed() if self._watcher else []
         if time.monotonic() - self._looked < self.opened.settings.tick_s and not hints:
             if not self.hands.busy:
@@ -180,6 +180,8 @@ class Loop:
         keep = self.opened.project().keep
         with self.opened.store.write() as tx:
             registry.collect(tx, self.opened.artifacts, newest=keep.fits, days=keep.days, grace=_GRACE)
+        with self.opened.store.write() as tx:
+            evaluations.prune(tx, tx.now - timedelta(days=keep.events_days))
         for name, source in self.opened.project().sources.items():
             if isinstance(source, Dataset):
                 with self.opened.store.read() as tx:
@@ -187,6 +189,7 @@ class Loop:
                 taken_in = [user.extract["version"] if user.extract else 0 for user in users]
                 datasets.compact(self.opened.store, name, source, newest=min(taken_in, default=2**62))
         self.opened.store.checkpoint()
+        self.opened.observations().prune()
 
     def close(self) -> None:
         """End in good order: give back what is held, free the role."""

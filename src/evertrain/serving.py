@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from evertrain import registry
 from evertrain.artifacts import Artifacts
 from evertrain.errors import ArtifactError, DataError, EvertrainError, NoModelYet, NotFound, StoreError, TrainingError
-from evertrain.observations import Answered, Recorder, drawn, id_of
+from evertrain.observations import Answered, Recorder
+from evertrain.observations.rows import drawn, id_of
 from evertrain.partitions import WHOLE, KeyText, decode, encode, fallbacks, label
 from evertrain.sources import read
 from evertrain.specs import Inline, ModelSpec, Trainer, decode_trainer

@@ -18,9 +18,10 @@ from evertrain.clock import from_text
 from evertrain.control.opened import Opened
 from evertrain.drift import grades
 from evertrain.drift.signal import DriftType, Evidence, Family, Severity
-from evertrain.errors import ConfigError, NoModelYet
+from evertrain.errors import ConfigError, NoModelYet, StoreError
 from evertrain.executors.jobs import ACTUAL, AT, PREDICTED, Lost, Message
 from evertrain.executors.supervisor import Supervisor
+from evertrain.observations import News
 from evertrain.partitions import KeyText, closure, decode, label
 from evertrain.sources.index import complete
 from evertrain.specs import Cause, Dataset, Drift, ModelSpec, ProjectSpec, encode
@@ -33,6 +34,7 @@ from evertrain.triggers import Decision, plural
 # Partitions that one worker is asked about at once, and that one round looks at.
 _AT_ONCE = 500
 _IN_A_ROUND = 100_000
+_LOGGED_AT_ONCE = 50  # copying their observations is done here, and nothing else meanwhile
 _NAMED = 3
 
 Decided = Callable[[Tx, Decision], None]
@@ -45,9 +47,12 @@ class Round:
     Attributes:
         left: partitions not asked about yet, each with whether its observations are looked at, or rows of the source.
         mark: up to where the log of observations was looked at.
+        broken: why it could not be looked at.
         out: how many questions are with workers.
         found: what was measured, by partition.
         problems: why a partition could not be measured, by partition.
+        at_once: partitions that one worker is asked about; fewer once a worker died on them, so that one of them alone
+            is left unmeasured, and not its neighbours.
     """
 
     model: models.Model
@@ -55,10 +60,12 @@ class Round:
     follow: Decided
     left: list[tuple[Record, bool]]
     mark: int
+    broken: str = ""
     out: int = 0
     places: dict[int, Record] = field(default_factory=dict)
     found: dict[int, Evidence] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
+    at_once: int = _AT_ONCE
 
     @property
     def is_over(self) -> bool:
@@ -81,13 +88,22 @@ def begin(opened: Opened, project: ProjectSpec, model: models.Model, trigger: Dr
     with opened.store.read() as tx:
         last = next((one for one in decisions.latest(tx, model.id) if one.rule == "drift"), None)
     mark = decisions.evidence_of(last).get("mark", 0) if last else 0
-    news = opened.observations().keys_with_news(model.name, mark)
+    news, broken = _news(opened, model, mark)
     with opened.store.read() as tx:
         observed = champions.serving(tx, model.id, [one.key for one in news])
         others = champions.with_news(tx, model.id, _IN_A_ROUND) if has_rows(project, model) else []
     known = {row.id for row in observed}
     left = [(row, True) for row in observed] + [(row, False) for row in others if row.id not in known]
-    return Round(model, trigger, follow, left, max((one.mark for one in news), default=mark))
+    newest = max((one.mark for one in news), default=mark)
+    return Round(model, trigger, follow, left[:_IN_A_ROUND], newest, broken)
+
+
+def _news(opened: Opened, model: models.Model, mark: int) -> tuple[list[News], str]:
+    """Return the partitions with new observations; none, and why, where the log of them cannot be read."""
+    try:
+        return opened.observations().keys_with_news(model.name, mark), ""
+    except StoreError as error:
+        return [], str(error)
 
 
 def look(opened: Opened, name: str, keys: Sequence[KeyText] | None = None) -> dict[KeyText, Decision]:
@@ -151,7 +167,8 @@ def proceed(opened: Opened, hands: Supervisor, project: ProjectSpec, current: Ro
     """Ask workers as far as any are free; decide when all have answered. Return whether the round is over."""
     while current.left and hands.executor.free("work") > 0:
         is_logged = current.left[0][1]
-        some = [row for row, logged in islice(current.left, _AT_ONCE) if logged is is_logged]
+        many = min(current.at_once, _LOGGED_AT_ONCE) if is_logged else current.at_once
+        some = [row for row, logged in islice(current.left, many) if logged is is_logged]
         if not _ask(opened, hands, project, current, some, is_logged=is_logged):
             break
         del current.left[: len(some)]
@@ -175,14 +192,23 @@ def _ask(
             "champion": hands.asked(fits[row.champion_id], {}),
         }
         if is_logged:
-            message["observed"] = str(_copy(opened, hands, model, trigger, row, fits[row.champion_id].trained_at))
+            try:
+                message["observed"] = str(_copy(opened, hands, model, trigger, row, fits[row.champion_id].trained_at))
+            except StoreError as error:  # the log of observations is a file of its own: without it all else goes on
+                current.problems[row.id] = str(error)
+                continue
         messages.append(message)
-    task = hands.task("weigh", model, project, messages, rows=not is_logged, observed=is_logged, drift=encode(trigger))
     current.places |= {row.id: row for row in rows}
+    if not messages:
+        return True
+    task = hands.task("weigh", model, project, messages, rows=not is_logged, observed=is_logged, drift=encode(trigger))
 
     def answer(message: Message | Lost) -> None:
         current.out -= 1
-        if isinstance(message, Lost) or message["type"] == "error":
+        if isinstance(message, Lost) and len(rows) > 1:
+            current.left += [(row, is_logged) for row in rows]
+            current.at_once = max(1, len(rows) // 10)
+        elif isinstance(message, Lost) or message["type"] == "error":
             reason = message.reason if isinstance(message, Lost) else str(message["reason"])
             current.problems |= dict.fromkeys((row.id for row in rows), reason)
         else:
@@ -229,13 +255,11 @@ def _decide(opened: Opened, current: Round) -> None:
     trigger, spec = current.trigger, current.model.spec
     factors = grades.fleet_factors(current.found)
     with opened.store.read() as tx:
-        before = {number: evaluations.latest(tx, number) for number in current.found}
-    each = {}
-    for number, found in current.found.items():
-        last, place = before[number], current.places[number]
-        # What another champion was told is no history of this one.
-        state = last.decision.evidence.get("state") if last and last.fit_id == place.champion_id else None
-        each[number] = evidence.decide(found, trigger, state=state, fleet=factors[number])
+        states = evaluations.states(tx, list(current.found))
+    each = {
+        number: evidence.decide(found, trigger, state=states.get(number, {}), fleet=factors[number])
+        for number, found in current.found.items()
+    }
     for number, problem in current.problems.items():
         each[number] = Decision(Cause.DRIFT, "drift", False, "failed", f"the check failed: {problem}", Severity.HIGH)
     each = {number: _waits(spec, trigger, current.places[number], one) for number, one in each.items()}
@@ -244,6 +268,9 @@ def _decide(opened: Opened, current: Round) -> None:
             tx, current.model.id, [(number, current.places[number].champion_id, one) for number, one in each.items()]
         )
         decision = together(spec, {KeyText(current.places[number].key): one for number, one in each.items()})
+        if current.broken:
+            said = f"{decision.reason}; the log of predictions cannot be read: {current.broken}"
+            decision = replace(decision, code="unread", reason=said, severity=Severity.HIGH)
         current.follow(tx, replace(decision, evidence={**decision.evidence, "mark": current.mark}))
 
 

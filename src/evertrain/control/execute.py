@@ -237,8 +237,8 @@ def _held(opened: Opened, champion: registry.Fit) -> pd.DataFrame | None:
     return to_pandas(frame, schema_of(frame))
 
 
-def _read(opened: Opened, source: str) -> None:
-    """Read a file again that was just written.
+def _read(opened: Opened, source: str, *, force: bool) -> None:
+    """Take in what a model's source holds now; `force` accepts one that lost most of its rows.
 
     Raises:
         DataError: it cannot be used.
@@ -246,7 +246,7 @@ def _read(opened: Opened, source: str) -> None:
     hands = opened.supervisor()
     hands.draining = True
     try:
-        hands.read_source(source, force=True)
+        hands.read_source(source, force=force)
         while hands.busy:
             hands.step(0.1)
     finally:
@@ -326,7 +326,7 @@ def _train(
     """
     if rows is not None:
         _write(opened, rows.frame, rows.numbers[~rows.held])
-        _read(opened, model.spec.source)
+    _read(opened, model.spec.source, force=rows is not None)
     if not force and _is_known(opened, model):
         return None
     if decision is not None and decision.fired:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evertrain import datasets, observations
+from evertrain import datasets
 from evertrain.control.opened import Opened
 from evertrain.errors import DataError, UnknownName
 from evertrain.events import Kind
-from evertrain.observations import Labelled, Noted, Recorder
+from evertrain.observations import Labelled, Noted, Recorder, Value
+from evertrain.observations.rows import plain, typed
 from evertrain.partitions import KeyText, encode
 from evertrain.specs import CsvFile, Dataset, ModelSpec, ProjectSpec
 
@@ -103,7 +104,7 @@ def _declared(project: ProjectSpec, model: str) -> ModelSpec:
 def _read(rows: object, project: ProjectSpec, spec: ModelSpec, texts: Sequence[str]) -> pl.DataFrame:
     """Return a file as its model's source writes files, or rows in memory; ids stay the texts that they are."""
     if not isinstance(rows, str | Path):
-        return observations.typed(rows)
+        return typed(rows)
     source, how = project.sources[spec.source], {}
     if isinstance(source, CsvFile | Dataset):
         how = {name: getattr(source, name) for name in ("delimiter", "encoding", "decimal", "dates")}
@@ -136,11 +137,11 @@ def _column(frame: pl.DataFrame, name: str, what: str) -> list[Any]:
 
 def _values(
     frame: pl.DataFrame, given: object, column: str | None, what: str, *, needed: bool = True
-) -> list[observations.Value] | None:
+) -> list[Value] | None:
     """Return predictions or actuals: those that were given, the `.npy` file of that path, or a column."""
     if given is None:
-        return observations.plain(_column(frame, column, what), what) if needed or column else None  # type: ignore[arg-type]
-    found = observations.plain(_array(Path(given)) if isinstance(given, str | Path) else given, what)  # type: ignore[arg-type]
+        return plain(_column(frame, column, what), what) if needed or column else None  # type: ignore[arg-type]
+    found = plain(_array(Path(given)) if isinstance(given, str | Path) else given, what)  # type: ignore[arg-type]
     if len(found) != frame.height:
         raise DataError(f"there are {len(found):,} {what}s for {frame.height:,} rows")
     return found

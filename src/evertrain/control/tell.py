@@ -287,15 +287,18 @@ class Check:
 
 
 def last_check(opened: Opened, model: str, key: KeyText | None = None) -> Check | None:
-    """Return the last drift check of a partition; None where none was checked yet.
+    """Return the last drift check of a partition, without `key` of the one worst off; None where none was checked yet.
 
     Raises:
         NotFound: no such model or partition.
     """
     with opened.store.read() as tx:
         found = models.by_name(tx, model)
-        place = _place(tx, found, key)
-        check = evaluations.latest(tx, place.id) if place else None
+        if key is None:
+            check = evaluations.worst(tx, found.id)
+        else:
+            place = _place(tx, found, key)
+            check = evaluations.latest(tx, place.id) if place else None
     if check is None:
         return None
     partition = where(found.spec, check.key) if found.spec.partition_by else ""

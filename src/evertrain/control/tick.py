@@ -14,10 +14,11 @@ from functools import partial
 from typing import TypeVar
 
 from evertrain import registry, triggers, watch
-from evertrain.control import drift
+from evertrain.control import accuracy, drift
 from evertrain.control.ask import plan_all
 from evertrain.control.opened import Opened, zone_of
 from evertrain.drift.signal import Severity
+from evertrain.errors import StoreError
 from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
 from evertrain.forecasting import parse_freq
@@ -45,6 +46,7 @@ class Memory:
     evaluated: dict[tuple[int, str], str] = field(default_factory=dict)
     under_way: set[str] = field(default_factory=set)
     periods: dict[int, int] = field(default_factory=dict)
+    marks: dict[int, int] = field(default_factory=dict)
     rounds: dict[int, drift.Round] = field(default_factory=dict)
 
 
@@ -71,14 +73,15 @@ def look(opened: Opened, hands: Supervisor, memory: Memory, hints: Sequence[str]
     plan_all(opened)
 
 
-def go_on(opened: Opened, hands: Supervisor, memory: Memory) -> None:
-    """Go on with the drift checks under way, as far as workers are free and have answered."""
+def go_on(opened: Opened, hands: Supervisor, memory: Memory) -> bool:
+    """Go on with the drift checks under way, as far as workers are free and have answered; return whether one is over."""
     project = opened.project()
     over = [number for number, current in memory.rounds.items() if drift.proceed(opened, hands, project, current)]
     for number in over:
         del memory.rounds[number]
     if over:
         plan_all(opened)
+    return bool(over)
 
 
 def _acts(project: ProjectSpec, model: models.Model) -> Auto:
@@ -218,6 +221,7 @@ def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memor
     for model, trigger in _with_trigger(opened, project, ScoreDrop):
         if model.spec.series:  # a whole horizon is all that a forecast ever says
             trigger = replace(trigger, min_rows=min(trigger.min_rows, model.spec.series.h))  # noqa: PLW2901
+        seen = _score_logged(opened, project, model, trigger, memory)
         name = f"score:{model.name}"
         if name in memory.under_way or hands.executor.free("work") <= 0 or not drift.has_rows(project, model):
             continue
@@ -226,10 +230,14 @@ def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memor
             fits = registry.fits(tx, [row.champion_id for row in rows])
             forecasts = registry.forecasts(tx, list(fits)) if model.spec.series else {}
         # The same champion on the same rows answers the same: it is asked again when there are others.
-        fresh = [row for row in rows if memory.evaluated.get((row.id, "score")) != f"{row.champion_id}:{row.seen}"]
+        fresh = [
+            row
+            for row in rows
+            if row.key not in seen and memory.evaluated.get((row.id, "score")) != f"{row.champion_id}:{row.seen}"
+        ]
         if not fresh:
             with opened.store.write() as tx:
-                if not rows:
+                if not rows and not seen:
                     _follow(tx, project, model, triggers.on_score(trigger, trigger.score or _score(model, tx), []))
             continue
         items = [
@@ -250,6 +258,28 @@ def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memor
         else:
             for row in fresh:
                 memory.evaluated.pop((row.id, "score"), None)
+
+
+def _score_logged(
+    opened: Opened, project: ProjectSpec, model: models.Model, trigger: ScoreDrop, memory: Memory
+) -> set[str]:
+    """Score champions on their logged predictions, and return the keys of those that had any news."""
+    if model.spec.series:
+        return set()
+    with opened.store.read() as tx:
+        score = trigger.score or _score(model, tx)
+    try:
+        found, memory.marks[model.id] = accuracy.logged(opened, model, trigger, score, memory.marks.get(model.id, 0))
+    except StoreError as error:
+        said = f"the log of predictions cannot be read: {error}"
+        decision = Decision(Cause.SCORE_DROP, "score_drop", False, "unread", said, Severity.HIGH)
+        with opened.store.write() as tx:
+            _follow(tx, project, model, decision)
+        return set()
+    if found:
+        with opened.store.write() as tx:
+            _follow(tx, project, model, triggers.on_score(trigger, score, found))
+    return {one.key for one in found}
 
 
 def _score(model: models.Model, tx: Tx) -> str:

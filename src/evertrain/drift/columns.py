@@ -309,12 +309,14 @@ class _Check:
                     continue
             if column.season.shape[1]:
                 if self.ticks is None:
-                    yield self._unsaid(column, m, family, "the column has a season, and the recent rows have no times")
+                    yield self._unsaid(
+                        column, m, weight, family, "the column has a season, and the recent rows have no times"
+                    )
                     continue
                 y = np.sort(without_season(x[j], column.season, self.ticks))[:m]
             n_e, m_e = column.rows / column.facts.tau, min(m, m * self.thinned / column.facts.tau)
             if why := _insufficient(n_e, m_e):
-                yield self._unsaid(column, m, family, why)
+                yield self._unsaid(column, m, weight, family, why)
                 continue
             spread.append(_Pair(column, column.order, y, n_e, m_e, means[j], sds[j]))
         for same in _of_one_size(spread):
@@ -363,12 +365,12 @@ class _Check:
             if order[j, 0] == order[j, m - 1]:
                 yield from self._constant(column, m / known.tau, weight, float(order[j, 0]))
 
-    def _unsaid(self, column: Numbers, rows: int, family: Family, why: str) -> Signal:
+    def _unsaid(self, column: Numbers, rows: int, weight: float | None, family: Family, why: str) -> Signal:
         family = Family.DATA if family is Family.QUALITY else family
         tau = column.facts.tau
         return Signal(
             column.name, family, "ks", floor=self.floors["ks"], unit="KS distance", reference_rows=column.rows / tau,
-            recent_rows=rows / tau, insufficient=why,
+            recent_rows=min(rows, rows * self.thinned / tau), weight=weight, insufficient=why,
         )  # fmt: skip
 
     def _spreads(self, found: Sequence[_Pair], weights: Mapping[str, float], family: Family) -> Iterator[Signal]:

@@ -18,6 +18,9 @@ from evertrain.specs import Cause
 from evertrain.store.connect import Record, Tx, dump
 from evertrain.triggers import Decision
 
+_MANY = 100  # partitions of one round
+_PICTURES = ("histogram", "series", "change")
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -32,9 +35,19 @@ class Evaluation:
 
 
 def record(tx: Tx, model_id: int, each: Sequence[tuple[int, int, Decision]]) -> None:
-    """Store the decision on each partition: (partition, champion, decision)."""
+    """Store the decision on each partition: (partition, champion, decision).
+
+    A what-if needs earlier checks, quiet ones among them. Of a round over many partitions the quiet ones before are
+    dropped, or ten thousand partitions would add a gigabyte a month.
+    """
     if not each:
         return
+    if len(each) > _MANY:
+        tx.run(
+            "DELETE FROM evaluations WHERE latest = 1 AND severity = 'none' AND partition_id IN (SELECT value FROM"
+            " json_each(:ids))",
+            ids=dump([partition for partition, _, _ in each]),
+        )
     tx.many(
         "UPDATE evaluations SET latest = 0 WHERE partition_id = :partition AND latest = 1",
         [{"partition": partition} for partition, _, _ in each],
@@ -56,13 +69,33 @@ def record(tx: Tx, model_id: int, each: Sequence[tuple[int, int, Decision]]) -> 
                 "type": decision.drift_type,
                 "reason": decision.reason,
                 "rows": decision.found.recent_rows if decision.found else 0,
-                "evidence": dump(
-                    {"more": dict(decision.evidence), "found": decision.found and decision.found.as_json()}
-                ),
+                "evidence": dump({"more": dict(decision.evidence), "found": _told(decision, len(each) > _MANY)}),
             }
             for partition, fit, decision in each
         ],
     )
+
+
+def _told(decision: Decision, is_one_of_many: bool) -> dict[str, Any] | None:
+    """Return what was measured; a quiet check of many does without what only pictures need."""
+    if decision.found is None:
+        return None
+    told = decision.found.as_json()
+    if is_one_of_many and decision.severity is Severity.NONE:
+        for one in told["signals"]:
+            one["detail"] = {name: value for name, value in one["detail"].items() if name not in _PICTURES}
+    return told
+
+
+def states(tx: Tx, partitions: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Return what the check before leaves for the next one, of partitions that still have the same champion."""
+    rows = tx.rows(
+        "SELECT e.partition_id, json_extract(e.evidence, '$.more.state') AS state FROM evaluations e JOIN partitions p"
+        " ON p.id = e.partition_id AND p.champion_id = e.fit_id WHERE e.latest = 1"
+        " AND e.partition_id IN (SELECT value FROM json_each(:ids))",
+        ids=dump(list(partitions)),
+    )
+    return {row.partition_id: json.loads(row.state) for row in rows if row.state}
 
 
 def latest(tx: Tx, partition_id: int) -> Evaluation | None:
@@ -75,16 +108,15 @@ def latest(tx: Tx, partition_id: int) -> Evaluation | None:
     return None if row is None else _of(row)
 
 
-def worst(tx: Tx, model_id: int, limit: int = 20) -> list[Evaluation]:
-    """Return the newest evaluations of the partitions that are worst off, worst first."""
-    rows = tx.rows(
+def worst(tx: Tx, model_id: int) -> Evaluation | None:
+    """Return the newest evaluation of the partition that is worst off."""
+    row = tx.row(
         "SELECT e.*, p.key FROM evaluations e JOIN partitions p ON p.id = e.partition_id WHERE e.model_id = :model"
         " AND e.latest = 1 AND p.state = 'live' ORDER BY e.fired DESC, CASE e.severity WHEN 'critical' THEN 0"
-        " WHEN 'high' THEN 1 WHEN 'medium' THEN 2 WHEN 'low' THEN 3 ELSE 4 END, e.confidence DESC, e.id LIMIT :limit",
+        " WHEN 'high' THEN 1 WHEN 'medium' THEN 2 WHEN 'low' THEN 3 ELSE 4 END, e.confidence DESC, e.id LIMIT 1",
         model=model_id,
-        limit=limit,
     )
-    return [_of(row) for row in rows]
+    return None if row is None else _of(row)
 
 
 def history(tx: Tx, model_id: int, since: datetime, limit: int, partition_id: int | None = None) -> list[Evaluation]:

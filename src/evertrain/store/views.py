@@ -9,6 +9,8 @@ from evertrain.states import GOOD_ENDS, ItemState
 
 Dialect = Literal["sqlite", "postgresql"]
 
+# A later migration that makes one of these tables anew drops the view before, and creates it again from here.
+
 # Skipped and cancelled items, and open ones, have executed nothing: neither a success nor a failure.
 _SUCCESSFUL = GOOD_ENDS - {ItemState.SKIPPED}
 _UNSUCCESSFUL = (ItemState.FAILED, ItemState.DEAD)

@@ -1,62 +1,55 @@
-"""Observations: predictions with their features and, later, their actuals, in a SQLite file of their own.
-
-A row has two halves, the prediction and the actual, that meet by model and id in any order; until both are there the
-actual waits. Every half is the newest by its time, so the same calls in any order leave the same table.
-
-Features are kept row by row, eight bytes for each that is no text, so a window costs what it holds however its rows
-were sent, and a row that is erased is gone. Past the bound on rows every second row goes, chosen by a hash of the id:
-what stays is a uniform sample of everything that was seen, and says so.
-
-The file has a rollback journal, not a WAL: many processes write it, none is its keeper, and beside a checkpoint a
-commit can corrupt a WAL before SQLite 3.51.3 (sqlite.org/wal.html#walresetbug).
-"""
+"""The file of observations: who writes it, what it keeps, how it is read."""
 
 from __future__ import annotations
 
-import atexit
 import json
-import logging
 import os
-import secrets
 import sqlite3
+import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from hashlib import blake2b
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evertrain.clock import Clock
 from evertrain.errors import DataError, StoreError
-from evertrain.partitions import WHOLE, KeyText, printable
+from evertrain.partitions import WHOLE, KeyText
 from evertrain.store.connect import refuse_network, translated
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import polars as pl
-
-logger = logging.getLogger("evertrain")
-
-Value: TypeAlias = int | float | str | None
+    pass
+from evertrain.observations.rows import (
+    EPOCH,
+    MISSING,
+    Value,
+    Window,
+    drawn,
+    encoded,
+    hash_of,
+    id_of,
+    instants,
+    micros,
+    per_row,
+    plain,
+    typed,
+    window_of,
+)  # fmt: skip
 
 DAYS, ROWS = 90, 1_000_000
 _WAITING_DAYS = 30  # an actual without its prediction
 _CHUNK = 5_000  # rows of one transaction: other writers get their turn between two
 _PRUNE_S = 3_600.0  # whoever writes removes what is too old, so often
-_SWEEP = 20_000  # row numbers that one transaction of thinning or expiry looks at
-_LONGEST_ID, _LONGEST_TEXT = 500, 1_000_000
-_MISSING = np.iinfo(np.int64).min
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_AHEAD = timedelta(days=1)
+_SWEEP = 20_000  # row numbers that one transaction of thinning looks at
 _ARRIVED = 0.95  # of the expected labels, before the watermark
 _PROBES, _PROBED = 40, 256
+
 
 _TABLES = """
 CREATE TABLE models (
@@ -155,50 +148,6 @@ class Pruned:
     thinned: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Window:
-    """The newest observations, oldest first.
-
-    Attributes:
-        features: one row per observation; columns of all of them, with the widest type, null where a row has none.
-        ids, keys, versions: of each row; a version is None where it was not told.
-        times: when it was predicted, UTC, datetime64[us].
-        predicted, actual: float64 with NaN for missing, or objects with None where any of them is a text.
-        labelled: when the first actual came, datetime64[us], NaT where none did.
-        probabilities: shape (rows, classes), NaN where none were given; None where no row has any.
-        classes: what the columns of `probabilities` stand for.
-        share: of the rows seen that are kept; below one it is a uniform sample.
-        notes: what else a reader should know, each one sentence.
-    """
-
-    features: pl.DataFrame
-    ids: list[str]
-    keys: list[KeyText]
-    versions: list[str | None]
-    times: NDArray[np.datetime64]
-    predicted: NDArray[Any]
-    actual: NDArray[Any]
-    labelled: NDArray[np.datetime64]
-    probabilities: NDArray[np.float64] | None
-    classes: tuple[Value, ...]
-    share: float
-    notes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def has_actual(self) -> NDArray[np.bool_]:
-        """Which rows have their actual."""
-        return ~np.isnat(self.labelled)
-
-    def pandas(self) -> pd.DataFrame:
-        """Return the features as trainers get them."""
-        import pandas as pd
-
-        return pd.DataFrame({name: self.features[name].to_numpy() for name in self.features.columns})
-
-
 class Observations:
     """The observations of one project. Thread-safe; any process may write.
 
@@ -263,15 +212,15 @@ class Observations:
         if columns.width and columns.height != count:
             raise DataError(f"there are {count} predictions for {columns.height} rows")
         now = self.clock.now()
-        layout, numbers, texts = _encode(columns, count, probabilities, classes)
-        given = _per_row("key", keys, count)
-        moments = _moments(times, now, count, "the time of a prediction")
-        told = _per_row("version", versions, count)
-        listed = _per_row("id", ids, count)
+        layout, numbers, texts = encoded(columns, count, probabilities, classes)
+        given = per_row("key", keys, count)
+        moments = instants(times, now, count, "the time of a prediction")
+        told = per_row("version", versions, count)
+        listed = per_row("id", ids, count)
         names = tuple(drawn(now, count) if listed is None else map(id_of, listed, range(1, count + 1)))
         rows = list(
             zip(  # noqa: B905 - what is alike for all rows is repeated without end
-                names, map(_hash, names), repeat(WHOLE) if given is None else given, moments, numbers, texts, values,
+                names, map(hash_of, names), repeat(WHOLE) if given is None else given, moments, numbers, texts, values,
                 repeat(None) if told is None else told,
             )
         )  # fmt: skip
@@ -279,7 +228,7 @@ class Observations:
         for start in range(0, count, _CHUNK):
             noted = self._observe(model, layout, rows[start : start + _CHUNK], noted, ids is None, times is not None)
         if self.clock.boottime() - self._pruned >= _PRUNE_S:
-            self.prune()
+            self._forget()
         return noted
 
     def _observe(
@@ -288,7 +237,7 @@ class Observations:
         counts: Counter[str] = Counter()
         news: Counter[KeyText] = Counter()
         labels: Counter[KeyText] = Counter()
-        oldest = _micros(self.clock.now() - timedelta(days=self.days))
+        oldest = micros(self.clock.now() - timedelta(days=self.days))
         with self._write() as run:
             owner = _model(run, model)
             mask = (1 << owner.halvings) - 1
@@ -338,8 +287,8 @@ class Observations:
             )
             thinned = _grown(run, owner, len(fresh), self.bound)
             _tell(run, owner.id, {numbers_of[key]: (news[key], labels[key]) for key in news})
-        if thinned:
-            self._sweep(model)
+        if thinned or owner.swept is not None:
+            self._sweep(model, steps=1)  # the rest with the next writes, so that none of them takes long
         return Noted(
             noted.rows,
             noted.new + counts["new"],
@@ -369,9 +318,9 @@ class Observations:
         """
         found = plain(values, "actual")
         count = len(found)
-        listed = _per_row("id", ids, count)
+        listed = per_row("id", ids, count)
         names = [id_of(one, number) for number, one in enumerate(listed or [], 1)]
-        moments = _moments(times, self.clock.now(), count, "the time of an actual")
+        moments = instants(times, self.clock.now(), count, "the time of an actual")
         rows = [row for row in zip(names, moments, found, strict=True) if row[2] is not None]
         total: Counter[str] = Counter(rows=count, missing=count - len(rows))
         for start in range(0, len(rows), _CHUNK):
@@ -387,7 +336,7 @@ class Observations:
             known = _labels(run, owner.id, [row[0] for row in rows])
             touched: dict[str, None] = {}
             for name, at, value in rows:
-                if mask and _hash(name) & mask:
+                if mask and hash_of(name) & mask:
                     counts["sampled_out"] += 1
                     continue
                 number, partition, before, since, first = known.get(name) or (None, None, None, None, None)
@@ -413,7 +362,7 @@ class Observations:
             fresh = [name for name in touched if known[name][0] is None]
             run.executemany(
                 "INSERT INTO observed (model, name, hash, actual, actual_at, labelled_at) VALUES (?, ?, ?, ?, ?, ?)",
-                [(owner.id, name, _hash(name), *known[name][2:]) for name in fresh],
+                [(owner.id, name, hash_of(name), *known[name][2:]) for name in fresh],
             )
             run.executemany(
                 "UPDATE observed SET actual = ?, actual_at = ?, labelled_at = ? WHERE id = ?",
@@ -421,8 +370,8 @@ class Observations:
             )
             thinned = _grown(run, owner, len(fresh), self.bound)
             _tell(run, owner.id, {number: (0, labels) for number, labels in news.items()})
-        if thinned:
-            self._sweep(model)
+        if thinned or owner.swept is not None:
+            self._sweep(model, steps=1)  # the rest with the next writes, so that none of them takes long
         return counts
 
     # --- reading ----------------------------------------------------------------------------------------------
@@ -450,7 +399,7 @@ class Observations:
             if run is not None and (owner := _known(run, model)) is not None:
                 rows, share = _newest(run, owner, keys, since, until, limit, labelled), 0.5**owner.halvings
             layouts = _layouts(run, {row[5] for row in rows}) if run is not None else {}
-        return _window(rows, layouts, share)
+        return window_of(rows, layouts, share)
 
     def keys_with_news(self, model: str, since: int = 0, limit: int = 10_000) -> list[News]:
         """Return the partitions that were written to after the mark `since`, oldest news first.
@@ -492,30 +441,32 @@ class Observations:
         with self._read() as run:
             if run is None or (owner := _known(run, model)) is None:
                 return None
-            probed = _probed(run, owner, key, _micros(now))
-        found = arrived(probed, _micros(now))
-        return None if found is None else _EPOCH + timedelta(microseconds=found)
+            probed = _probed(run, owner, key, micros(now))
+        found = arrived(probed, micros(now))
+        return None if found is None else EPOCH + timedelta(microseconds=found)
 
     # --- removing ---------------------------------------------------------------------------------------------
 
     def prune(self) -> Pruned:
-        """Remove what is too old, and what thinning has left to do; whoever observes does so once an hour."""
-        self._pruned = self.clock.boottime()
+        """Remove what is too old, and what thinning has left to do."""
         if not self.path.exists():
             return Pruned()
-        now = self.clock.now()
         with self._read() as run:
             owners = [row[0] for row in run.execute("SELECT name FROM models")] if run is not None else []
         thinned = sum(map(self._sweep, owners))
-        rows = self._expire("at < ?", _micros(now - timedelta(days=self.days)))
-        waiting = self._expire("at IS NULL AND actual_at < ?", _micros(now - timedelta(days=_WAITING_DAYS)))
-        if not rows + waiting + thinned:
-            return Pruned()
-        with self._write() as run:
-            run.execute(
-                "DELETE FROM partitions WHERE NOT EXISTS (SELECT 1 FROM observed WHERE partition = partitions.id)"
-            )
-        return Pruned(rows, waiting, thinned)
+        return replace(self._forget(), thinned=thinned)
+
+    def _forget(self) -> Pruned:
+        """Remove what is too old; whoever observes does so once an hour."""
+        self._pruned, now = self.clock.boottime(), self.clock.now()
+        rows = self._expire("at < ?", micros(now - timedelta(days=self.days)))
+        waiting = self._expire("at IS NULL AND actual_at < ?", micros(now - timedelta(days=_WAITING_DAYS)))
+        if rows:
+            with self._write() as run:
+                run.execute(
+                    "DELETE FROM partitions WHERE NOT EXISTS (SELECT 1 FROM observed WHERE partition = partitions.id)"
+                )
+        return Pruned(rows, waiting)
 
     def _expire(self, rule: str, limit: int) -> int:
         with self._read() as run:
@@ -535,8 +486,14 @@ class Observations:
         return total
 
     def erase(self, model: str, ids: Sequence[object]) -> int:
-        """Remove rows and their bytes; return how many there were. Writes the file anew, which takes seconds per GB."""
+        """Remove rows and their bytes, those of rows that went earlier, too; return how many there were.
+
+        The file is written anew, since a page that was divided or freed keeps bytes outside of every row: seconds
+        per GB, in which nobody else writes.
+        """
         names = [id_of(one, number) for number, one in enumerate(ids, 1)]
+        if not self.path.exists():
+            return 0
         with self._write() as run:
             owner = _model(run, model)
             gone = run.execute(
@@ -545,15 +502,14 @@ class Observations:
                 (json.dumps(names), owner.id),
             ).rowcount
             run.execute("UPDATE models SET rows = rows - ? WHERE id = ?", (gone, owner.id))
-        if gone:
-            with self._fenced():
-                self._open().execute("VACUUM")
+        with self._fenced():
+            self._open().execute("VACUUM")
         return gone
 
-    def _sweep(self, model: str) -> int:
+    def _sweep(self, model: str, steps: int = sys.maxsize) -> int:
         """Remove the rows that a lowered share leaves out, in short transactions; readers leave them out already."""
         total = 0
-        while True:
+        for _ in range(steps):
             with self._write() as run:
                 owner = _model(run, model)
                 if owner.swept is None:
@@ -571,6 +527,7 @@ class Observations:
                 if swept >= last:
                     _grown(run, _model(run, model), 0, self.bound)  # one halving may not be enough
             total += gone
+        return total
 
     def backup(self, target: Path) -> bool:
         """Write a complete copy under writers; return whether there was anything to copy."""
@@ -607,7 +564,7 @@ class Observations:
         found = sqlite3.connect(self.path, timeout=self._busy_s, isolation_level=None, check_same_thread=False)
         try:
             for pragma in (
-                "journal_mode=TRUNCATE", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON", "cache_size=-32768",
+                "journal_mode=TRUNCATE", "synchronous=FULL", "foreign_keys=ON", "cache_size=-32768",
             ):  # fmt: skip
                 found.execute(f"PRAGMA {pragma}").fetchall()
             if not found.execute("PRAGMA user_version").fetchone()[0]:
@@ -660,139 +617,6 @@ class Observations:
                 yield run
             finally:
                 run.execute("ROLLBACK")
-
-
-@dataclass(frozen=True, eq=False)
-class Answered:
-    """Rows that a predictor answered: one value, key, version and id for each row of `frame`.
-
-    Of its columns those in `features` are kept, or all where that is None.
-    """
-
-    frame: pd.DataFrame
-    features: tuple[str, ...] | None
-    values: NDArray[Any]
-    keys: list[KeyText]
-    versions: list[str]
-    ids: tuple[str, ...]
-    at: datetime
-
-    @property
-    def layout(self) -> tuple[object, ...]:
-        """What frames have in common that can be put below each other."""
-        return (self.features, *self.frame.columns, *self.frame.dtypes)
-
-
-class Recorder:
-    """Writes what a predictor answers, on a thread of its own: it never delays, and never fails, an answer.
-
-    Rows wait at most `seconds`; what cannot be written (the disk is full, the file stays locked) or does not fit into
-    `most` waiting rows is dropped and counted in `unlogged`. `close`, or a regular end of the process, writes the rest.
-
-    Args:
-        rows: that are written at once.
-        thinned: called with the new share when fewer rows are kept from now on.
-    """
-
-    def __init__(
-        self,
-        log: Observations,
-        model: str,
-        *,
-        rows: int = 1_000,
-        seconds: float = 1.0,
-        most: int = 100_000,
-        thinned: Callable[[float], object] = lambda _: None,
-    ) -> None:
-        self.log, self.model, self.unlogged = log, model, 0
-        self._rows, self._seconds, self._most, self._thinned = rows, seconds, most, thinned
-        self._pid = os.getpid()
-        self._waiting: list[Answered] = []
-        self._count = 0
-        self._lock, self._writing, self._full = threading.Lock(), threading.Lock(), threading.Event()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    def add(self, answered: Answered) -> None:
-        """Take answered rows; returns at once."""
-        count = len(answered.ids)
-        with self._lock:
-            if self._closed or self._count + count > self._most or os.getpid() != self._pid:
-                self.unlogged += count
-                return
-            self._waiting.append(answered)
-            self._count += count
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"observe {self.model}", daemon=True)
-                self._thread.start()
-                atexit.register(self.close)
-        if self._count >= self._rows:
-            self._full.set()
-
-    def flush(self) -> None:
-        """Write what waits, and return when that is done."""
-        with self._writing:
-            with self._lock:
-                taken, self._waiting, self._count = self._waiting, [], 0
-            alike: dict[object, list[Answered]] = {}
-            for one in taken:
-                alike.setdefault(one.layout, []).append(one)
-            for group in alike.values():
-                try:
-                    self._write(group)
-                except DataError:  # a row that cannot be kept takes only those of its own call with it
-                    for one in group:
-                        self._write_or_drop([one])
-                except Exception as error:  # noqa: BLE001 - the one who asked for a prediction has his answer
-                    self._drop(group, error)
-
-    def _write_or_drop(self, group: Sequence[Answered]) -> None:
-        try:
-            self._write(group)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._drop(group, error)
-
-    def _drop(self, group: Sequence[Answered], error: Exception) -> None:
-        count = sum(len(one.ids) for one in group)
-        self.unlogged += count
-        logger.warning("%s: %d predictions were not logged: %s", self.model, count, error)
-
-    def _write(self, group: Sequence[Answered]) -> None:
-        import pandas as pd
-
-        frame = pd.concat([one.frame for one in group], ignore_index=True)
-        if (features := group[0].features) is not None:
-            frame = frame[[name for name in features if name in frame.columns]]
-        noted = self.log.observe(
-            self.model,
-            frame,
-            predicted=[value for one in group for value in one.values],
-            keys=[key for one in group for key in one.keys],
-            ids=[name for one in group for name in one.ids],
-            times=[one.at for one in group for _ in one.ids],
-            versions=[version for one in group for version in one.versions],
-        )
-        if noted.thinned:
-            self._thinned(noted.share)
-
-    def close(self) -> None:
-        """Write what waits, and end."""
-        with self._lock:
-            if self._closed or os.getpid() != self._pid:
-                return
-            self._closed = True
-        self._full.set()
-        if self._thread is not None:
-            atexit.unregister(self.close)
-            if self._thread is not threading.current_thread():
-                self._thread.join()
-        self.flush()
-
-    def _run(self) -> None:
-        while not self._closed:
-            self._full.wait(self._seconds)
-            self._full.clear()
-            self.flush()
 
 
 # --- statements -------------------------------------------------------------------------------------------------
@@ -899,8 +723,8 @@ def _newest(
             "SELECT p.id FROM json_each(?) AS j CROSS JOIN partitions AS p ON p.model = ? AND p.key = j.value", listed
         )
         scopes = [("o.partition = ?", row[0]) for row in found.fetchall()]
-    low = _micros(since) if since else _MISSING
-    high = _micros(until) if until else -_MISSING - 1
+    low = micros(since) if since else MISSING
+    high = micros(until) if until else -MISSING - 1
     rows: list[tuple[Any, ...]] = []
     for scope, number in scopes:
         rows += run.execute(
@@ -968,355 +792,3 @@ def arrived(rows: Sequence[tuple[int, int | None]], now: int) -> int | None:
         return None
     # The newest of them may be without a label to the last: there the labels have not come yet.
     return int(at[np.flatnonzero(has[: enough[-1] + size])[-1]]) + 1
-
-
-# --- rows into bytes and back -----------------------------------------------------------------------------------
-
-
-def typed(frame: object) -> pl.DataFrame:
-    """Return features with one of the six types per column; what is mixed or nested becomes text.
-
-    Raises:
-        DataError: it is no table, or a text is longer than a million characters.
-    """
-    import polars as pl
-
-    from evertrain.sources import read
-
-    try:
-        if isinstance(frame, Mapping):
-            frame = pl.DataFrame({str(name): _column(list(values)) for name, values in frame.items()})
-        elif isinstance(frame, Sequence) and not isinstance(frame, str | bytes):
-            names = dict.fromkeys(name for row in frame for name in row)
-            frame = pl.DataFrame({str(name): _column([row.get(name) for row in frame]) for name in names})
-        try:
-            found = read.framed(frame, "the rows").frame
-        except DataError:
-            columns: Any = frame
-            plain_ = {
-                str(name): _column(
-                    list(columns[name].to_list() if hasattr(columns[name], "to_list") else columns[name])
-                )
-                for name in columns.columns
-            }
-            found = read.framed(pl.DataFrame(plain_), "the rows").frame
-    except (TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"the rows are {type(frame).__name__} ({error}); give a data frame, columns by name, or one mapping per row"
-        ) from None
-    for name, dtype in found.schema.items():
-        if dtype == pl.String and (found[name].str.len_bytes() > _LONGEST_TEXT).any():
-            raise DataError(f"column {name!r} holds a text of more than {_LONGEST_TEXT:,} bytes", column=name)
-    return found
-
-
-def _column(values: list[object]) -> pl.Series:
-    """Return values as a column of one type: numbers where they all are, else text."""
-    import polars as pl
-
-    values = [None if _is_missing(one) else one.item() if isinstance(one, np.generic) else one for one in values]
-    kinds = {type(one) for one in values if one is not None}
-    if len(kinds) <= 1 and not kinds & {list, dict, tuple, set, bytes}:
-        try:
-            return pl.Series(values)
-        except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
-            pass
-    if kinds and kinds <= {int, float, bool}:
-        return pl.Series([None if one is None else float(one) for one in values], dtype=pl.Float64)  # type: ignore[arg-type]
-    return pl.Series([None if one is None else str(one) for one in values], dtype=pl.String)
-
-
-def _is_missing(value: object) -> bool:
-    return (
-        value is None
-        or type(value).__name__ in ("NAType", "NaTType")
-        or bool(isinstance(value, float | np.floating | np.datetime64) and value != value)
-    )
-
-
-def _encode(
-    frame: pl.DataFrame, count: int, probabilities: object, classes: Sequence[object] | None
-) -> tuple[str, Iterable[bytes | None], Iterable[str | None]]:
-    """Return the layout, and of each row the bytes of what is no text and the texts as JSON."""
-    from evertrain.sources.table import schema_of
-
-    kinds = {
-        name: "missing" if frame[name].null_count() == frame.height else kind for name, kind in schema_of(frame).items()
-    }
-    fixed = [_bits(frame[name], kind) for name, kind in kinds.items() if kind not in ("text", "missing")]
-    told: list[Value] = []
-    if probabilities is not None:
-        try:
-            found = np.asarray(probabilities, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"the probabilities are no numbers: {error}") from None
-        if found.ndim != 2 or len(found) != count or (classes is not None and found.shape[1] != len(classes)):
-            wanted = f"({count}, {len(classes) if classes is not None else 'classes'})"
-            raise DataError(f"the probabilities have shape {found.shape}; needed is {wanted}")
-        told = plain(classes if classes is not None else range(found.shape[1]), "class")
-        fixed += [np.ascontiguousarray(column).view(np.int64) for column in found.T]
-    layout = json.dumps({"columns": list(kinds.items()), "classes": told}, ensure_ascii=False)
-    texts: Iterable[str | None] = repeat(None, count)
-    if named := [name for name, kind in kinds.items() if kind == "text"]:
-        texts = [json.dumps(row, ensure_ascii=False) for row in frame.select(named).iter_rows()]
-    if not fixed:
-        return layout, repeat(None, count), texts
-    data, width = np.column_stack(fixed).tobytes(), 8 * len(fixed)
-    return layout, [data[at : at + width] for at in range(0, count * width, width)], texts
-
-
-def _bits(column: pl.Series, kind: str) -> NDArray[np.int64]:
-    import polars as pl
-
-    if kind == "number":
-        return column.fill_null(float("nan")).to_numpy().astype(np.float64).view(np.int64)
-    whole = column.to_physical() if kind in ("date", "instant") else column
-    return whole.cast(pl.Int64).fill_null(_MISSING).to_numpy().astype(np.int64)
-
-
-def _decoded(layout: Mapping[str, Any], rows: Sequence[tuple[Any, ...]]) -> tuple[pl.DataFrame, NDArray[np.float64]]:
-    """Return the features and probabilities of rows of one layout."""
-    import polars as pl
-
-    from evertrain.sources.table import DTYPES, ColumnType
-
-    fixed = [kind for _, kind in layout["columns"] if kind not in ("text", "missing")]
-    width = len(fixed) + len(layout["classes"])
-    bits = np.frombuffer(b"".join(row[6] for row in rows), np.int64).reshape(-1, width) if width else None
-    texts = list(zip(*(json.loads(row[7]) for row in rows), strict=True)) if rows and rows[0][7] is not None else []
-    columns: dict[str, pl.Series] = {}
-    place = 0
-    for name, kind in layout["columns"]:
-        if kind == "missing":
-            columns[name] = pl.Series([None] * len(rows), dtype=pl.Null)
-        elif kind == "text":
-            columns[name] = pl.Series(texts.pop(0), dtype=pl.String)
-        else:
-            assert bits is not None
-            own = np.ascontiguousarray(bits[:, place])
-            place += 1
-            if kind == "number":
-                columns[name] = pl.Series(own.view(np.float64)).fill_nan(None)
-            else:
-                found = pl.Series(own).set(pl.Series(own == _MISSING), None)
-                columns[name] = found.cast(pl.Int32 if kind == "date" else pl.Int64).cast(DTYPES[ColumnType(kind)])
-    empty: NDArray[np.float64] = np.empty((len(rows), 0))
-    shares = empty if bits is None else np.ascontiguousarray(bits[:, len(fixed) :]).view(np.float64)
-    return pl.DataFrame(columns), shares
-
-
-def _window(rows: list[tuple[Any, ...]], layouts: Mapping[int, Mapping[str, Any]], share: float) -> Window:
-    import polars as pl
-
-    groups: dict[int, list[int]] = {}
-    for place, row in enumerate(rows):
-        groups.setdefault(row[5], []).append(place)
-    newest_first = sorted(groups, key=lambda one: -groups[one][-1])
-    classes = list(dict.fromkeys(one for layout in newest_first for one in layouts[layout]["classes"]))
-    shares = np.full((len(rows), len(classes)), np.nan)
-    parts, order = [], []
-    for number in newest_first:
-        places = groups[number]
-        frame, own = _decoded(layouts[number], [rows[place] for place in places])
-        parts.append(frame)
-        order += places
-        if own.shape[1]:
-            shares[np.ix_(places, [classes.index(one) for one in layouts[number]["classes"]])] = own
-    features, notes = _joined(parts, [layouts[number] for number in newest_first])
-    if features.width:
-        features = features[np.argsort(np.array(order, dtype=np.int64)).tolist()]
-    if share < 1:
-        notes.append(f"1 in {round(1 / share)} rows is kept: a uniform sample of all that were seen")
-    return Window(
-        features if rows else pl.DataFrame(),
-        [row[1] for row in rows],
-        [KeyText(row[3]) for row in rows],
-        [row[4] for row in rows],
-        np.array([row[0] for row in rows], dtype="datetime64[us]"),
-        _array([row[8] for row in rows]),
-        _array([row[9] for row in rows]),
-        np.array([_MISSING if row[10] is None else row[10] for row in rows], dtype=np.int64).view("datetime64[us]"),
-        shares if classes else None,
-        tuple(classes),
-        share,
-        tuple(notes),
-    )
-
-
-def _joined(parts: list[pl.DataFrame], layouts: list[Mapping[str, Any]]) -> tuple[pl.DataFrame, list[str]]:
-    """Return frames below each other, each column with the widest type that any has."""
-    import polars as pl
-
-    from evertrain.sources.table import DTYPES, ColumnType
-
-    kinds: dict[str, dict[str, None]] = {}
-    for layout in layouts:
-        for name, kind in layout["columns"]:
-            kinds.setdefault(name, {})[kind] = None
-    wide: dict[str, str] = {}
-    notes = []
-    for name, found in kinds.items():
-        own = set(found) - {"missing"}
-        if len(own) <= 1:
-            wide[name] = next(iter(own), "text")
-        elif own <= {"integer", "number", "boolean"}:
-            wide[name] = "number" if "number" in own else "integer"
-        elif own == {"date", "instant"}:
-            wide[name] = "instant"
-        else:
-            wide[name] = "text"
-            notes.append(f"column {name!r} is {' and '.join(sorted(own))} in different rows, so it is given as text")
-    cast = [
-        frame.select(
-            [
-                _as(frame[name], DTYPES[ColumnType(kind)]) if name in frame.columns
-                else pl.lit(None, DTYPES[ColumnType(kind)]).repeat_by(frame.height).explode().alias(name)
-                for name, kind in wide.items()
-            ]
-        )
-        if wide else frame
-        for frame in parts
-    ]  # fmt: skip
-    return (pl.concat(cast) if cast else pl.DataFrame()), notes
-
-
-def _as(column: pl.Series, dtype: pl.DataType) -> pl.Series:
-    import polars as pl
-
-    if isinstance(dtype, pl.Datetime) and column.dtype == pl.Date:
-        return column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    return column.cast(dtype)
-
-
-def _array(values: list[Value]) -> NDArray[Any]:
-    if any(isinstance(one, str) for one in values):
-        return np.array(values, dtype=object)
-    return np.array([np.nan if one is None else one for one in values], dtype=np.float64)
-
-
-# --- values -----------------------------------------------------------------------------------------------------
-
-
-def plain(values: Iterable[object], what: str) -> list[Value]:
-    """Return numbers and texts as they are stored; what is missing is None, and truth is 1 or 0.
-
-    Raises:
-        DataError: one is something else.
-
-    >>> plain([1, np.float32(0.5), True, "yes", float("nan"), None], "prediction")
-    [1, 0.5, 1, 'yes', None, None]
-    """
-    if not isinstance(values, np.ndarray) and hasattr(values, "to_numpy"):
-        values = values.to_list() if hasattr(values, "to_list") else values.to_numpy()
-    if isinstance(values, np.ndarray):
-        if values.ndim != 1:
-            raise DataError(f"the {what}s have shape {values.shape}; one per row is needed, shape (n,)")
-        if values.dtype.kind in "fiub":
-            found = values.astype(np.float64).tolist() if values.dtype.kind == "f" else values.astype(object).tolist()
-            return [_number(one) for one in found]
-        values = values.tolist()
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise DataError(f"the {what}s are {type(values).__name__}; one per row is needed")
-    return [_value(one, what, place) for place, one in enumerate(values, 1)]
-
-
-def _number(value: float) -> Value:
-    if value != value:
-        return None
-    if isinstance(value, int):
-        return int(value) if -(2**63) <= value < 2**63 else float(value)
-    return value
-
-
-def _value(value: object, what: str, place: int) -> Value:
-    if _is_missing(value):
-        return None
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, int | float):
-        return _number(value)
-    if isinstance(value, str):
-        if len(value) <= _LONGEST_TEXT:
-            return value
-        raise DataError(f"row {place}: the {what} is a text of {len(value):,} characters; at most {_LONGEST_TEXT:,}")
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    raise DataError(
-        f"row {place}: the {what} is {_short(value)} ({type(value).__name__}); a number or a text is needed"
-    )
-
-
-def id_of(value: object, place: int) -> str:
-    """Return an id as it is stored: text, so that the 7 of a file and the 7 of an application meet.
-
-    Raises:
-        DataError: it is missing or too long.
-
-    >>> id_of(7.0, 1)
-    '7'
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # what a column of integers with a gap becomes
-    text = "" if _is_missing(value) else str(value)
-    if not text or len(text) > _LONGEST_ID or "\0" in text:
-        raise DataError(
-            f"row {place}: the id is {_short(value)}; a number, or a text of at most {_LONGEST_ID} characters is needed"
-        )
-    return text
-
-
-def _short(value: object) -> str:
-    text = printable(repr(value))
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def drawn(now: datetime, count: int) -> Iterator[str]:
-    """Return new ids; neighbours in time are neighbours in the index, which makes writing them fast."""
-    batch = f"{int(now.timestamp() * 1000):012x}{secrets.token_hex(6)}"
-    return (f"{batch}-{number}" for number in range(count))
-
-
-def _hash(name: str) -> int:
-    """Return 32 bits that say, by how many of the last are zero, how long a row is kept."""
-    return int.from_bytes(blake2b(name.encode(errors="surrogatepass"), digest_size=4).digest(), "big")
-
-
-def _per_row(what: str, values: Sequence[Any] | None, count: int) -> list[Any] | None:
-    if values is None:
-        return None
-    found = list(values)
-    if len(found) != count:
-        raise DataError(f"there are {len(found)} {what}s for {count} rows")
-    return found
-
-
-def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def _moments(values: Sequence[object] | None, now: datetime, count: int, what: str) -> Iterable[int]:
-    """Return instants in microseconds; those without a zone are UTC, as everywhere."""
-    if values is None:
-        return repeat(_micros(now), count)
-    given = _per_row("time", values, count) or []
-    found = [_moment(one, what, place) for place, one in enumerate(given, 1)]
-    if found and (latest := max(found)) > _micros(now + _AHEAD):
-        place = found.index(latest) + 1
-        raise DataError(f"row {place}: {what} is {_short(given[place - 1])}, more than a day ahead of now")
-    return found
-
-
-def _moment(value: object, what: str, place: int) -> int:
-    try:
-        if isinstance(value, np.datetime64) and not np.isnat(value):
-            return int(value.astype("datetime64[us]").astype(np.int64))
-        found = datetime.fromisoformat(value) if isinstance(value, str) else value
-        if isinstance(found, date) and not isinstance(found, datetime):
-            found = datetime(found.year, found.month, found.day)  # noqa: DTZ001 - made UTC below
-        if isinstance(found, datetime) and not _is_missing(found):
-            return _micros(found if found.tzinfo else found.replace(tzinfo=UTC))
-    except (ValueError, OverflowError):
-        pass
-    raise DataError(f"row {place}: {what} is {_short(value)}; an instant such as 2026-02-28T12:30:00Z is needed")
