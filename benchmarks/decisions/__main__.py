@@ -21,11 +21,11 @@ EVERYONE = ("ours", "evidently", "nannyml", "river")
 
 @dataclass(frozen=True)
 class Size:
-    """How many streams: to turn knobs on, to judge on, with a change, …"""
+    """How many streams: to turn knobs on, and to judge on; the same for dearer worlds; with a change; …"""
 
     turn: int
     judge: int
-    wide: int
+    dear: int
     changed: int
     replicates: int
     scenarios: int
@@ -33,22 +33,22 @@ class Size:
     limit_s: float
 
 
-FULL = Size(300, 300, 100, 100, 30, 2_000, (100_000, 1_000_000), 420)
-QUICK = Size(16, 16, 4, 8, 3, 100, (20_000,), 60)
+FULL = Size(300, 300, 100, 60, 30, 2_000, (100_000, 1_000_000), 420)
+QUICK = Size(12, 12, 4, 4, 2, 100, (20_000,), 60)
 
 
 def months(found: runs.Runs, size: Size) -> None:
     """B1: false alarms in months in which nothing changes."""
-    both, wide = size.turn + size.judge, 2 * size.wide
+    both, dear = size.turn + size.judge, 2 * size.dear
     made: Worlds = {
         "normal, 10 columns": lambda: worlds.month("normal", 10, both, SEED, checks=30),
-        "each row .9 of the one before, 10 columns": lambda: worlds.month("ar", 10, both, SEED, checks=30),
-        "hourly with a daily cycle, 10 columns": lambda: worlds.month("season", 10, both, SEED, checks=30),
-        "mixed, 50 columns": lambda: worlds.month("mixed", 50, wide, SEED, checks=30),
+        "each row .9 of the one before, 10 columns": lambda: worlds.month("ar", 10, dear + size.dear, SEED, checks=30),
+        "hourly with a daily cycle, 10 columns": lambda: worlds.month("season", 10, dear + size.dear, SEED, checks=30),
+        "mixed, 50 columns": lambda: worlds.month("mixed", 50, dear, SEED, checks=30),
     }
-    found.look(made, EVERYONE, {name: size.wide if name.startswith("mixed") else size.turn for name in made})
+    found.look(made, EVERYONE, {name: size.dear if place else size.turn for place, name in enumerate(made)})
     often: Worlds = {
-        "normal, 10 columns, every 6 h": lambda: worlds.month("normal", 10, size.judge, SEED + 1, checks=120)
+        "normal, 10 columns, every 6 h": lambda: worlds.month("normal", 10, 2 * size.dear, SEED + 1, checks=120)
     }
     found.look(often, ("ours",), {})
 
@@ -66,7 +66,7 @@ def losses(found: runs.Runs, size: Size) -> None:
     for keep in (0.0, 0.3):
         made[f"nothing, {keep}"] = partial(worlds.losses, "nothing", keep, size.turn + size.judge, SEED)
         for change in worlds.JUMPS if not keep else (".20 to .30", ".20 to .40"):
-            made[f"{change}, {keep}"] = partial(worlds.losses, change, keep, size.changed, SEED)
+            made[f"{change}, {keep}"] = partial(worlds.losses, change, keep, size.dear, SEED)
     found.look(made, EVERYONE, {"nothing, 0.0": size.turn, "nothing, 0.3": size.turn})
 
 
@@ -89,6 +89,10 @@ def speed(found: runs.Runs, size: Size) -> list[tuple[str, str, object]]:
             rows.append((f"{recent:,} × 50", competitor, found.speed(competitor, path, size.limit_s)))
             print(f"  {recent:,} {competitor}: {rows[-1][2]}", flush=True)
         path.unlink()
+    many = size.big[0] // 10
+    path = worlds.save(found.folder / "small.npz", worlds.small(many, SEED))
+    rows.append((f"{many:,} × 100 × 10", "ours", found.speed("ours", path, size.limit_s)))
+    print(f"  {rows[-1]}", flush=True)
     return rows
 
 

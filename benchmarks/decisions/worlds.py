@@ -294,3 +294,15 @@ def big(rows: int, seed: int, *, reference: int = 100_000, wide: int = 50) -> WO
         "starts": np.array([0]), "stops": np.array([rows]), "categories": np.arange(wide - 10, wide), "step_s": 1.0,
         "truth": np.zeros(1), "names": np.array(["nothing"]),
     }  # fmt: skip
+
+
+def small(partitions: int, seed: int, *, rows: int = 100, wide: int = 10) -> WORLD:
+    """One round of checks of many partitions with few rows each, beside one reference of 1,000 (B9)."""
+    rng = np.random.default_rng([seed, partitions])
+    values = rng.normal(size=(1, 1_000 + partitions * rows, wide))
+    errors = markov(rng, np.full(values.shape[:2], 0.1), 0.0)
+    return {
+        **_halves(values, errors, answers(rng, errors), 1_000),
+        "starts": np.array([0]), "stops": np.array([partitions * rows]), "categories": np.array([], int), "step_s": 1.0,
+        "truth": np.zeros(1), "names": np.array(["nothing"]), "partitions": partitions,
+    }  # fmt: skip
