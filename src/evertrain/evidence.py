@@ -589,7 +589,8 @@ def decide(
     if code in ("steady", "mild") and not found.labelled_rows and moved:
         rows = grades.rows_to_label()
         code = "unlabelled" if code == "mild" else code
-        reason = f"{reason}; without labels nobody knows whether it hurts: label {rows} recent rows"
+        unknown = "no actual of these rows is known yet, so nobody knows whether it hurts"
+        reason = f"{reason}; {unknown}; where none will come, label {rows} of them"
         evidence["label_rows"] = rows
     if literal and code != "few_rows":
         reason = f"{reason}; {seed.WARNING}"
