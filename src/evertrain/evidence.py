@@ -245,7 +245,6 @@ def _with_losses(
 ) -> Evidence:
     """Return the evidence with what the losses of labelled rows say."""
     from evertrain.drift import losses as scans
-    from evertrain.drift.series import blocks
 
     live = scores.losses(how.name, actual, predicted, **chances)
     usable = np.isfinite(live)
@@ -283,7 +282,7 @@ def _with_losses(
         loss = words or unit.value
         signals.append(_loss_signal(result, kind, loss, count, config, baseline, worse_than_guessing=guessing))
     if not words and signals and signals[-1].family is Family.PERFORMANCE:  # rows have no losses of another score
-        series, change = blocks(live, moments, None if result.problem else result.at)
+        series, change = scans.blocks(live, moments, None if result.problem else result.at)
         known_mean = {} if result.problem else {"before": result.before}
         detail = {"loss": unit.value, **known_mean, **signals[-1].detail, "series": series, "change": change}
         signals[-1] = replace(signals[-1], detail=detail)
@@ -512,7 +511,6 @@ def decide(
     *,
     level: float | None = None,
     new_share: float | None = None,
-    name: str = "",
     state: Mapping[str, Any] | None = None,
     fleet: Mapping[Family, float] | None = None,
 ) -> Decision:
@@ -521,9 +519,8 @@ def decide(
     Args:
         level: chance of a false alarm that this check may have; None is what the budget leaves for one check.
         new_share: of the recent rows, those that the check before had not seen; None is told by `state`.
-        name: of the partition, where the model has several; put before the reason.
         state: `evidence["state"]` of the decision before; with it persistence and overlapping windows are known.
-        fleet: where many partitions were checked in one round, see `decide_all`.
+        fleet: where many partitions were checked in one round: `grades.fleet_factors` of this one.
     """
     state = state or {}
     new_share = _new_share(found, state) if new_share is None else new_share
@@ -575,24 +572,9 @@ def decide(
     if literal:
         reason = f"{reason}; {seed.WARNING}"
     return Decision(
-        Cause.DRIFT, RULE, fired, code, f"{name}: {reason}" if name else reason, severity, evidence, None,
+        Cause.DRIFT, RULE, fired, code, reason, severity, evidence, None,
         confidence=sure, drift_type=kind, found=graded,
     )  # fmt: skip
-
-
-def decide_all(
-    found: Mapping[str, Evidence], config: Drift, *, states: Mapping[str, Mapping[str, Any]] | None = None
-) -> dict[str, Decision]:
-    """Return the decision on each partition of one round of checks.
-
-    However many partitions are looked at, the share of false alarms among the alarms stays bounded: the p-values of
-    each family are corrected over all of them.
-    """
-    factors = grades.fleet_factors(found)
-    return {
-        key: decide(one, config, name=key, state=(states or {}).get(key), fleet=factors[key])
-        for key, one in found.items()
-    }
 
 
 def should_retrain(
@@ -753,4 +735,4 @@ def _instant(text: object) -> datetime | None:
         raise DataError(f"the state has the time {text!r}; allowed: what the decision before returned") from error
 
 
-__all__ = ["EXPLANATIONS", "Explanation", "decide", "decide_all", "measure", "should_retrain"]
+__all__ = ["EXPLANATIONS", "Explanation", "decide", "measure", "should_retrain"]
