@@ -132,7 +132,6 @@ def measure(
         importances: how much the model relies on each column, any scale.
         score: by whose losses rows are judged; None is accuracy, or r2 for numbers.
         target: the column that is predicted, where the tables have it: it is no input, and recent rows may lack it.
-            None is the one column that recent rows lack, where actuals are given.
         probabilities, classes: for scores that need them, see `scores.losses`.
 
     Raises:
@@ -152,9 +151,8 @@ def measure(
     notes: list[str] = []
     if isinstance(reference, pd.DataFrame):
         if target is None and actuals is not None and len(gone := reference.columns.difference(recent.columns)) == 1:
-            # A training table has its target, and actuals that come by themselves are where it went.
-            target = gone[0]
-            notes.append(f"{target!r} is taken as the target: recent rows lack it, and actuals were given")
+            # A training table has its target. Which column that is must be said: a lost input looks the same.
+            notes.append(f"recent rows lack {gone[0]!r}; if it is the target, say target={gone[0]!r}")
         reference = reference if target is None else reference.drop(columns=[target], errors="ignore")
     recent = recent if target is None else recent.drop(columns=[target], errors="ignore")
     moments = _moments(times, len(recent))
@@ -531,7 +529,8 @@ def decide(
     literal = config.profile == grades.SEED
     severity = seed.severity(graded.signals) if literal else grades.judge(graded, persists=persists)
     kind = seed.drift_type(graded.signals) if literal else grades.drift_type(graded.signals)
-    sure = grades.per_cent(grades.confidence(found.drift_p, found.loss_rise, found.loss_variance, found.loss_baseline))
+    rise = (found.loss_rise, found.loss_variance, found.loss_baseline)
+    sure = grades.per_cent(grades.confidence(found.drift_p, *rise, harm=grades.CALIBRATED))
     wanted = Severity(config.severity)
     moved = grades.highest(graded.signals, Family.DATA, Family.PREDICTION) > 0
     evidence: dict[str, Any] = {
@@ -569,7 +568,7 @@ def decide(
         code = "unlabelled" if code == "mild" else code
         reason = f"{reason}; without labels nobody knows whether it hurts: label {rows} recent rows"
         evidence["label_rows"] = rows
-    if literal:
+    if literal and code != "few_rows":
         reason = f"{reason}; {seed.WARNING}"
     return Decision(
         Cause.DRIFT, RULE, fired, code, reason, severity, evidence, None,

@@ -25,7 +25,9 @@ LEAST_REFERENCE = 20  # below it nothing is said
 FULL_REFERENCE = 200  # below it the tails are Student's: the reference is itself uncertain
 SMALLEST_WINDOW = 32
 RING = 20_000  # newest losses that a scan looks at
-TESTS = 7  # the 22 nested windows are worth as much chance as seven independent ones: a fit to simulations
+# The 22 nested windows are worth as much chance as so many independent ones: a fit to simulated months, of ranks, and of
+# losses with two values.
+TESTS, TESTS_OF_TWO = 7, 5
 BLOCKS = 10
 DRAWN = 40  # blocks of losses that are stored with a check
 _STUDENT = 2.262157  # 97.5 % of Student's t with BLOCKS - 1 degrees of freedom
@@ -130,7 +132,8 @@ def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = No
         few = f"one row in {memory:.0f} is news: too few for a statement"
         return Scan(live=count, reference=n0, memory=memory, problem=few)
     z = _widened(z / np.sqrt(memory), n0 / memory)
-    p = min(1.0, TESTS * float(ndtr(-z)))
+    tests = TESTS_OF_TWO if np.unique(ranks).size == 2 else TESTS
+    p = min(1.0, tests * float(ndtr(-z)))
     return _sized(known, new, z, p, window, memory, kept)
 
 
