@@ -677,7 +677,7 @@ def _what_changed(found: Evidence) -> str:
     if rise is not None and rise.insufficient:
         loss = f"; about losses nothing can be said yet: {rise.insufficient}"
     elif rise is not None and "after" in rise.detail:
-        loss = f"; the {_spoken(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g}"
+        loss = f"; the {loss_in_words(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g}"
     looked = f"{plural(len(found.signals), 'comparison')} on {plural(found.recent_rows, 'recent row')}"
     return f"nothing changed beyond chance in {looked}{loss}"
 
@@ -690,12 +690,12 @@ def _of_performance(one: Signal, found: Evidence) -> str:
     since = f", since {found.changed_at[:10]}" if found.changed_at else ""
     guess = "; worse than always giving the same answer" if detail.get("worse_than_guessing") else ""
     return (
-        f"the {_spoken(detail['loss'])} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
+        f"the {loss_in_words(detail['loss'])} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
         f" {detail['after']:.3g} on {plural(int(detail['window']), 'labelled row')}{since}){guess}"
     )
 
 
-def _spoken(loss: str) -> str:
+def loss_in_words(loss: str) -> str:
     """Return what the mean of a loss is called; a score that is no such mean goes by its name."""
     return _LOSS_WORDS[Loss(loss)] if loss in set(Loss) else loss
 
@@ -734,4 +734,4 @@ def _instant(text: object) -> datetime | None:
         raise DataError(f"the state has the time {text!r}; allowed: what the decision before returned") from error
 
 
-__all__ = ["EXPLANATIONS", "Explanation", "decide", "measure", "should_retrain"]
+__all__ = ["EXPLANATIONS", "Explanation", "decide", "loss_in_words", "measure", "should_retrain"]
