@@ -245,7 +245,6 @@ def _with_losses(
 ) -> Evidence:
     """Return the evidence with what the losses of labelled rows say."""
     from evertrain.drift import losses as scans
-    from evertrain.drift.series import blocks
 
     live = scores.losses(how.name, actual, predicted, **chances)
     usable = np.isfinite(live)
@@ -283,7 +282,7 @@ def _with_losses(
         loss = words or unit.value
         signals.append(_loss_signal(result, kind, loss, count, config, baseline, worse_than_guessing=guessing))
     if not words and signals and signals[-1].family is Family.PERFORMANCE:  # rows have no losses of another score
-        series, change = blocks(live, moments, None if result.problem else result.at)
+        series, change = scans.blocks(live, moments, None if result.problem else result.at)
         known_mean = {} if result.problem else {"before": result.before}
         detail = {"loss": unit.value, **known_mean, **signals[-1].detail, "series": series, "change": change}
         signals[-1] = replace(signals[-1], detail=detail)
@@ -530,7 +529,6 @@ def decide(
     *,
     level: float | None = None,
     new_share: float | None = None,
-    name: str = "",
     state: Mapping[str, Any] | None = None,
     fleet: Mapping[Family, float] | None = None,
 ) -> Decision:
@@ -539,9 +537,8 @@ def decide(
     Args:
         level: chance of a false alarm that this check may have; None is what the budget leaves for one check.
         new_share: of the recent rows, those that the check before had not seen; None is told by `state`.
-        name: of the partition, where the model has several; put before the reason.
         state: `evidence["state"]` of the decision before; with it persistence and overlapping windows are known.
-        fleet: where many partitions were checked in one round, see `decide_all`.
+        fleet: where many partitions were checked in one round: `grades.fleet_factors` of this one.
     """
     state = state or {}
     new_share = _new_share(found, state) if new_share is None else new_share
@@ -595,24 +592,9 @@ def decide(
     if literal and code != "few_rows":
         reason = f"{reason}; {seed.WARNING}"
     return Decision(
-        Cause.DRIFT, RULE, fired, code, f"{name}: {reason}" if name else reason, severity, evidence, None,
+        Cause.DRIFT, RULE, fired, code, reason, severity, evidence, None,
         confidence=sure, drift_type=kind, found=graded,
     )  # fmt: skip
-
-
-def decide_all(
-    found: Mapping[str, Evidence], config: Drift, *, states: Mapping[str, Mapping[str, Any]] | None = None
-) -> dict[str, Decision]:
-    """Return the decision on each partition of one round of checks.
-
-    However many partitions are looked at, the share of false alarms among the alarms stays bounded: the p-values of
-    each family are corrected over all of them.
-    """
-    factors = grades.fleet_factors(found)
-    return {
-        key: decide(one, config, name=key, state=(states or {}).get(key), fleet=factors[key])
-        for key, one in found.items()
-    }
 
 
 def should_retrain(
@@ -717,7 +699,7 @@ def _what_changed(found: Evidence) -> str:
         loss = f"; about losses nothing can be said yet: {rise.insufficient}"
     elif rise is not None and "after" in rise.detail:
         on = plural(int(rise.detail["window"]), "labelled row")
-        loss = f"; the {_spoken(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g} on {on}"
+        loss = f"; the {loss_in_words(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g} on {on}"
     unmade = [one for one in found.signals if one.insufficient and one is not rise]
     made = len(found.signals) - len(unmade) - bool(rise is not None and rise.insufficient)
     few = f"; {plural(len(unmade), 'comparison')} could not be made ({unmade[0].insufficient})" if unmade else ""
@@ -735,12 +717,12 @@ def _of_performance(one: Signal, found: Evidence) -> str:
     since = f", since {found.changed_at[:10]}" if found.changed_at else ""
     guess = "; worse than always giving the same answer" if detail.get("worse_than_guessing") else ""
     return (
-        f"the {_spoken(detail['loss'])} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
+        f"the {loss_in_words(detail['loss'])} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
         f" {detail['after']:.3g} on {plural(int(detail['window']), 'labelled row')}{since}){guess}"
     )
 
 
-def _spoken(loss: str) -> str:
+def loss_in_words(loss: str) -> str:
     """Return what the mean of a loss is called; a score that is no such mean goes by its name."""
     return _LOSS_WORDS[Loss(loss)] if loss in set(Loss) else loss
 
@@ -779,4 +761,4 @@ def _instant(text: object) -> datetime | None:
         raise DataError(f"the state has the time {text!r}; allowed: what the decision before returned") from error
 
 
-__all__ = ["EXPLANATIONS", "Explanation", "decide", "decide_all", "measure", "should_retrain"]
+__all__ = ["EXPLANATIONS", "Explanation", "decide", "loss_in_words", "measure", "should_retrain"]
