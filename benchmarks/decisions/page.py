@@ -59,7 +59,8 @@ def written(
         f" changes (B1 but for its first world: {size.dear}), judged on others; Evertrain has no knob turned."),
         ("Evidently's knob is the bound on a column's score, NannyML's the number of standard deviations, river's each detector's"
         " main parameter."),
-        "In brackets: Wilson's 95 % interval.", "",
+        "In brackets: Wilson's 95 % interval.",
+        "The constants of Evertrain's confidence, and of its scan of losses with two values, were set on other draws of such worlds.", "",
         *_agreement(runs), "",
         "## Targets", "", *_table(["", "what", "target", "Evertrain", ""], targets), "",
         f"![the same as pictures]({PICTURE.name})", "",
@@ -90,8 +91,10 @@ def _table(head: list[str], rows: Rows) -> list[str]:
     ]  # fmt: skip
 
 
-def _target(targets: Rows, section: str, what: str, target: str, value: str, met: bool) -> None:
-    targets.append([section, what, target, value, "met" if met else "**missed**"])
+def _target(targets: Rows, section: str, what: str, target: str, value: str, met: bool, unsure: bool = False) -> None:
+    targets.append(
+        [section, what, target, value, "met" if met else "missed, within the error" if unsure else "**missed**"]
+    )
 
 
 def _called(name: Name) -> str:
@@ -138,7 +141,13 @@ def _months(runs: Runs, targets: Rows) -> list[str]:
         limit = 0.08 if world[:4] in ("each", "hour") else 0.05
         value = _share(runs, world, ("ours", "names something"))
         _target(
-            targets, "B1", f"months with any alarm: {world}", f"at most {limit:.0%}", str(value), value.value <= limit
+            targets,
+            "B1",
+            f"months with any alarm: {world}",
+            f"at most {limit:.0%}",
+            str(value),
+            value.value <= limit,
+            value.interval[0] <= limit,
         )
     return [
         "## B1: months in which nothing changes", "",
@@ -184,6 +193,7 @@ def _pairs(runs: Runs, targets: Rows) -> list[str]:
         "at least 95 %",
         str(power),
         power.value >= 0.95,
+        power.interval[1] >= 0.95,
     )
     return [
         "## B2: what one look finds", "",
