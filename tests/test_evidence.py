@@ -102,15 +102,32 @@ def test_fewer_than_100_labels_say_nothing_about_losses(labelled, enough):
 # --- performance ------------------------------------------------------------------------------------------------
 
 
-def test_the_one_column_that_recent_rows_lack_is_the_target_where_actuals_are_given():
+def test_a_target_that_recent_rows_lack_is_asked_for_and_not_guessed():
     """S3-08: the document gives a training table with its target, recent rows without, and actuals apart."""
     predictions, actuals = answers()
     known = table(0).assign(price=1.0)
-    found = should_retrain(known, table(1), predictions, actuals, BASELINE)
-    assert not any(one.stop for one in found.found.signals)
-    assert any("'price' is taken as the target" in one for one in found.found.notes)
-    alone = should_retrain(known, table(1))
-    assert any(one.stop and one.name == "price" for one in alone.found.signals)
+    unsaid = should_retrain(known, table(1), predictions, actuals, BASELINE)
+    assert unsaid.code == "fix_data"
+    assert any("say target='price'" in one for one in unsaid.found.notes)
+    said = should_retrain(known, table(1), predictions, actuals, BASELINE, target="price")
+    assert not any(one.stop for one in said.found.signals)
+
+
+def test_a_number_of_the_row_is_no_drift():
+    """Newer rows have higher ids by nature; a column of whole numbers in any other order is compared."""
+    known, recent = table(0).assign(id=range(1000)), table(1).assign(id=range(1000, 2000))
+    found = should_retrain(known, recent)
+    assert found.severity == "none"
+    assert any("id only numbers the rows" in one for one in found.found.notes)
+    shuffled = known.assign(id=np.random.default_rng(0).permutation(1000))
+    assert "id" in should_retrain(shuffled, recent).reason
+
+
+def test_what_could_not_be_compared_is_counted_apart():
+    known, recent = table(0), table(1, 120)
+    recent.loc[recent.index[10:], "a"] = np.nan
+    said = should_retrain(known, recent, config=Drift(missing_increase=1.0)).reason
+    assert "could not be made (" in said
 
 
 def test_a_rise_of_losses_names_how_much_since_when_and_on_what():

@@ -261,9 +261,12 @@ def test_a_missing_matplotlib_is_named_with_the_way_to_get_it(monkeypatch):
 @pytest.mark.parametrize("kind", list(DriftType)[1:])
 def test_every_kind_of_change_is_explained_with_impact_and_solution(kind):
     """S3-21."""
-    page = Page(Report(decided(column("price", 3, 2), severity=Severity.MEDIUM, drift_type=kind)).to_html())
+    decision = decided(column("price", 3, 2), severity=Severity.MEDIUM, drift_type=kind)
+    page = Page(Report(decision).to_html())
 
     told = EXPLANATIONS[kind]
+    meaning = next(one for one in lines(decision)[0].children if told.what in one.text)
+    assert [one.text for one in meaning.children] == [told.impact, f"What to do: {told.solution}"]
     assert f"What it means {told.what}" in page.text
     assert f"Impact {told.impact}" in page.text
     assert f"What to do {told.solution}" in page.text

@@ -132,7 +132,6 @@ def measure(
         importances: how much the model relies on each column, any scale.
         score: by whose losses rows are judged; None is accuracy, or r2 for numbers.
         target: the column that is predicted, where the tables have it: it is no input, and recent rows may lack it.
-            None is the one column that recent rows lack, where actuals are given.
         probabilities, classes: for scores that need them, see `scores.losses`.
 
     Raises:
@@ -152,10 +151,11 @@ def measure(
     notes: list[str] = []
     if isinstance(reference, pd.DataFrame):
         if target is None and actuals is not None and len(gone := reference.columns.difference(recent.columns)) == 1:
-            # A training table has its target, and actuals that come by themselves are where it went.
-            target = gone[0]
-            notes.append(f"{target!r} is taken as the target: recent rows lack it, and actuals were given")
-        reference = reference if target is None else reference.drop(columns=[target], errors="ignore")
+            # A training table has its target. Which column that is must be said: a lost input looks the same.
+            notes.append(f"recent rows lack {gone[0]!r}; if it is the target, say target={gone[0]!r}")
+        apart = [*([] if target is None else [target]), *_running_numbers(reference, notes)]
+        reference = reference.drop(columns=apart, errors="ignore")
+        recent = recent.drop(columns=apart, errors="ignore")
     recent = recent if target is None else recent.drop(columns=[target], errors="ignore")
     moments = _moments(times, len(recent))
     predicted = None if predictions is None else _values(predictions, "predictions")
@@ -482,6 +482,24 @@ def _in_order(values: Any, order: NDArray[np.intp]) -> Any:
     return values if values is None or len(values) != len(order) else np.asarray(values)[order]
 
 
+def _running_numbers(reference: pd.DataFrame, notes: list[str]) -> list[str]:
+    """Return the columns that only count the rows: newer rows have higher ones by nature."""
+    found = [
+        str(name)
+        for name, dtype in reference.dtypes.items()
+        if dtype.kind in "iu"
+        and len(reference) > 1
+        and reference[name].is_unique
+        and reference[name].is_monotonic_increasing
+    ]
+    if found:
+        one = len(found) == 1
+        notes.append(
+            f"{_some(found)} only {'numbers' if one else 'number'} the rows, and {'is' if one else 'are'} left out"
+        )
+    return found
+
+
 def _newest(moments: NDArray[np.datetime64] | None, rows: int, config: Drift) -> slice:
     """Return which rows count as recent: those of the newest `window`, and at least `min_rows`."""
     count = min(rows, config.max_rows)
@@ -534,7 +552,8 @@ def decide(
     literal = config.profile == grades.SEED
     severity = seed.severity(graded.signals) if literal else grades.judge(graded, persists=persists)
     kind = seed.drift_type(graded.signals) if literal else grades.drift_type(graded.signals)
-    sure = grades.per_cent(grades.confidence(found.drift_p, found.loss_rise, found.loss_variance, found.loss_baseline))
+    rise = (found.loss_rise, found.loss_variance, found.loss_baseline)
+    sure = grades.per_cent(grades.confidence(found.drift_p, *rise, harm=grades.CALIBRATED))
     wanted = Severity(config.severity)
     moved = grades.highest(graded.signals, Family.DATA, Family.PREDICTION) > 0
     evidence: dict[str, Any] = {
@@ -572,7 +591,7 @@ def decide(
         code = "unlabelled" if code == "mild" else code
         reason = f"{reason}; without labels nobody knows whether it hurts: label {rows} recent rows"
         evidence["label_rows"] = rows
-    if literal:
+    if literal and code != "few_rows":
         reason = f"{reason}; {seed.WARNING}"
     return Decision(
         Cause.DRIFT, RULE, fired, code, f"{name}: {reason}" if name else reason, severity, evidence, None,
@@ -696,9 +715,15 @@ def _what_changed(found: Evidence) -> str:
     if rise is not None and rise.insufficient:
         loss = f"; about losses nothing can be said yet: {rise.insufficient}"
     elif rise is not None and "after" in rise.detail:
-        loss = f"; the {_spoken(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g}"
-    looked = f"{plural(len(found.signals), 'comparison')} on {plural(found.recent_rows, 'recent row')}"
-    return f"nothing changed beyond chance in {looked}{loss}"
+        on = plural(int(rise.detail["window"]), "labelled row")
+        loss = f"; the {_spoken(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g} on {on}"
+    unmade = [one for one in found.signals if one.insufficient and one is not rise]
+    made = len(found.signals) - len(unmade) - bool(rise is not None and rise.insufficient)
+    few = f"; {plural(len(unmade), 'comparison')} could not be made ({unmade[0].insufficient})" if unmade else ""
+    on = plural(found.recent_rows, "recent row")
+    if found.signals and not made:
+        return f"nothing can be said yet on {on}{few}{loss}"
+    return f"nothing changed beyond chance in {plural(made, 'comparison')} on {on}{few}{loss}"
 
 
 def _of_performance(one: Signal, found: Evidence) -> str:
