@@ -17,7 +17,7 @@ from evertrain.drift.signal import Severity
 from evertrain.evidence import decide, decide_all, measure
 from evertrain.specs import Drift
 
-WHOLE = ", the budget on one check"
+OF_MANY = ", one look of 30"
 BEGIN = np.datetime64("2026-01-01", "ns")
 
 
@@ -27,36 +27,34 @@ def moments(stream: Stream, first: int, rows: int) -> np.ndarray:
     return BEGIN + (first + np.arange(rows)) * step
 
 
-def settings(stream: Stream, name: str) -> Drift:
-    """Return how often is looked, how old recent rows may be, and what a period is: all looks of the stream.
-
-    A single look is the default's one of 30 in a month, or has the whole budget, as one bound on one check has.
-    """
+def settings(stream: Stream) -> Drift:
+    """Return how often is looked, how old recent rows may be, and what a period is: all looks of the stream."""
     looks, step = stream.looks, timedelta(seconds=float(stream.world["step_s"]))
     window = (looks[-1][1] - looks[-1][0]) * step
     if len(looks) == 1:
-        return Drift(every=timedelta(days=30) if name == WHOLE else timedelta(hours=24), window=window)
+        return Drift(window=window)
     every = (looks[1][1] - looks[0][1]) * step
     return Drift(every=every, period=len(looks) * every, window=window)
 
 
 def look(stream: Stream) -> Iterator[tuple[str, dict[str, Any]]]:
-    before = len(stream.reference_errors)
+    """Looks one after another; a single look as `should_retrain` takes one by itself, and as the first of a month."""
+    before, config = len(stream.reference_errors), settings(stream)
     reference = Profile.of(
         stream.frame("reference", answers=False), times=moments(stream, -before, before),
         predicted=stream.reference_answers, losses=stream.reference_errors,
     )  # fmt: skip
     recent, actuals = stream.frame("recent", answers=False), stream.actuals("recent")
     at = [stop for _, stop in stream.looks]
-    for name in ("", WHOLE) if len(at) == 1 else ("",):
-        config, state = settings(stream, name), None
+    for name in ("", OF_MANY) if len(at) == 1 else ("",):
+        level, state = config.budget if len(at) == 1 and not name else None, {}
         named, retrains, sure, kinds, graded = [], [], [], [], []
         for stop in at:
             found = measure(
                 reference, recent.iloc[:stop], stream.recent_answers[:stop], actuals[:stop],
                 times=moments(stream, 0, stop), config=config,
             )  # fmt: skip
-            decision = decide(found, config, state=state)
+            decision = decide(found, config, level=level, state=state)
             state = decision.evidence["state"]
             named.append(decision.severity is not Severity.NONE)
             retrains.append(decision.triggered)

@@ -24,7 +24,7 @@ WORDS = {
     "river": "river",
     "scipy": "loop over SciPy",
 }
-WHOLE = "names something, the budget on one check"
+OF_MANY = ", one look of 30"
 FIRST = "normal, 10 columns"
 Rows = list[list[str]]
 
@@ -59,7 +59,8 @@ def written(
         f" changes (B1 but for its first world: {size.dear}), judged on others; Evertrain has no knob turned."),
         ("Evidently's knob is the bound on a column's score, NannyML's the number of standard deviations, river's each detector's"
         " main parameter."),
-        "In brackets: Wilson's 95 % interval.", "",
+        "In brackets: Wilson's 95 % interval.",
+        "The constants of Evertrain's confidence, and of its scan of losses with two values, were set on other draws of such worlds.", "",
         *_agreement(runs), "",
         "## Targets", "", *_table(["", "what", "target", "Evertrain", ""], targets), "",
         f"![the same as pictures]({PICTURE.name})", "",
@@ -90,8 +91,10 @@ def _table(head: list[str], rows: Rows) -> list[str]:
     ]  # fmt: skip
 
 
-def _target(targets: Rows, section: str, what: str, target: str, value: str, met: bool) -> None:
-    targets.append([section, what, target, value, "met" if met else "**missed**"])
+def _target(targets: Rows, section: str, what: str, target: str, value: str, met: bool, unsure: bool = False) -> None:
+    targets.append(
+        [section, what, target, value, "met" if met else "missed, within the error" if unsure else "**missed**"]
+    )
 
 
 def _called(name: Name) -> str:
@@ -138,7 +141,13 @@ def _months(runs: Runs, targets: Rows) -> list[str]:
         limit = 0.08 if world[:4] in ("each", "hour") else 0.05
         value = _share(runs, world, ("ours", "names something"))
         _target(
-            targets, "B1", f"months with any alarm: {world}", f"at most {limit:.0%}", str(value), value.value <= limit
+            targets,
+            "B1",
+            f"months with any alarm: {world}",
+            f"at most {limit:.0%}",
+            str(value),
+            value.value <= limit,
+            value.interval[0] <= limit,
         )
     return [
         "## B1: months in which nothing changes", "",
@@ -162,8 +171,8 @@ def _order(name: Name) -> tuple[int, str]:
 
 def _pairs(runs: Runs, targets: Rows) -> list[str]:
     names: list[tuple[str, Name, bool]] = [
-        ("Evertrain, one look of 30 in a month", ("ours", "names something"), False),
-        ("Evertrain, the budget on one look", ("ours", WHOLE), False),
+        ("Evertrain, one look by itself", ("ours", "names something"), False),
+        ("Evertrain, one look of 30 in a month", ("ours", "names something" + OF_MANY), False),
         ("Evidently, as it comes", ("evidently", "any column"), False),
         ("Evidently, knob turned", ("evidently", "any column"), True),
         ("Evidently, dataset drift", ("evidently", "dataset drift"), False),
@@ -176,7 +185,7 @@ def _pairs(runs: Runs, targets: Rows) -> list[str]:
         for _, name, turned in names:
             bound = _bound(runs, "nothing", name) if turned else None
             rows[-1].append("-" if turned and bound is None else str(_share(runs, world, name, bound)))
-    power = _share(runs, "shift 0.3", ("ours", WHOLE))
+    power = _share(runs, "shift 0.3", ("ours", "names something"))
     _target(
         targets,
         "B2",
@@ -184,6 +193,7 @@ def _pairs(runs: Runs, targets: Rows) -> list[str]:
         "at least 95 %",
         str(power),
         power.value >= 0.95,
+        power.interval[1] >= 0.95,
     )
     return [
         "## B2: what one look finds", "",
@@ -260,7 +270,7 @@ def _harm(runs: Runs, targets: Rows) -> list[str]:
     truth, names = runs.truth["harm"]["truth"], runs.truth["harm"]["names"]
     rows: Rows = []
     for name in sorted(runs.found["harm"], key=_order):
-        if name[1].endswith("one check"):
+        if name[1].endswith(OF_MANY):
             continue
         detector = runs.found["harm"][name]
         alarm, score = (
@@ -457,7 +467,8 @@ def _draw_months(ax: Any, runs: Runs) -> None:
 def _draw_power(ax: Any, runs: Runs) -> None:
     shifts = [0.0, 0.1, 0.2, 0.3, 0.5]
     for title, name, turned in (
-        ("Evertrain, 5 % a check", ("ours", WHOLE), False), ("Evertrain, 5 % a month", ("ours", "names something"), False),
+        ("Evertrain, 5 % a check", ("ours", "names something"), False),
+        ("Evertrain, 5 % a month", ("ours", "names something" + OF_MANY), False),
         ("Evidently, as it comes", ("evidently", "any column"), False), ("Evidently, knob turned", ("evidently", "any column"), True),
         ("NannyML, as it comes", ("nannyml", "any column"), False), ("NannyML, knob turned", ("nannyml", "any column"), True),
     ):  # fmt: skip
@@ -510,7 +521,7 @@ def _draw_harm(ax: Any, runs: Runs) -> None:
     truth = runs.truth["harm"]["truth"]
     for name in sorted(runs.found["harm"], key=_order):
         detector: Detector = runs.found["harm"][name]
-        if name[1].endswith("one check") or name == ("ours", "names something") or len(detector.lines) != len(truth):
+        if name[1].endswith(OF_MANY) or name == ("ours", "names something") or len(detector.lines) != len(truth):
             continue
         score = np.array([detector.score(one) for one in detector.streams])
         curve = [
