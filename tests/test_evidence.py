@@ -312,7 +312,7 @@ def test_without_labels_it_is_said_how_many_to_label():
     found = should_retrain(table(0), table(1, 1000, shift=0.6))
     assert (found.triggered, found.code) == (False, "unlabelled")
     assert found.evidence["label_rows"] == 223
-    assert "label 223 recent rows" in found.reason
+    assert found.reason.endswith("label 223 of them")
     assert found.confidence <= 50
 
 
