@@ -162,11 +162,15 @@ def assigned(given: list[str], form: str, called: str = "--set") -> dict[str, st
 
 
 def drift_settings(given: list[str]) -> dict[str, Any]:
-    """Return what `--set name=value` options say of a `Drift`; numbers are numbers, and `joint` is divided by commas."""
+    """Return what `--set name=value` options say of a `Drift`; numbers are numbers, and `joint` is divided by commas.
+
+    >>> drift_settings(["error_increase=0.10", "missing_increase=5%", "joint=pca,classifier"])
+    {'error_increase': 0.1, 'missing_increase': '5%', 'joint': ('pca', 'classifier')}
+    """
     found: dict[str, Any] = dict(assigned(given, "name=value, such as error_increase=20%"))
     for name, value in found.items():
         with contextlib.suppress(ValueError):
-            found[name] = float(value) if "." in value else int(value)
+            found[name] = json.loads(value)
     if "joint" in found:
         found["joint"] = tuple(str(found["joint"]).split(","))
     return found
