@@ -247,11 +247,10 @@ def _project(reference: Path, target: str | None, trainer: str | None) -> Iterat
 def _config(profile: str | None, min_confidence: int | None, settings: list[str] | None) -> Drift:
     from evertrain.specs import Drift
 
-    given: dict[str, Any] = here.assigned(settings or [], "name=value, such as error_increase=20%")
-    if "joint" in given:
-        given["joint"] = tuple(given["joint"].split(","))
     own = {"profile": profile, "min_confidence": min_confidence}
-    return Drift(**given | {name: value for name, value in own.items() if value is not None})
+    return Drift(
+        **here.drift_settings(settings or []) | {name: value for name, value in own.items() if value is not None}
+    )
 
 
 def _scores(given: list[str] | None) -> dict[str, float]:

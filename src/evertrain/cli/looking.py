@@ -207,7 +207,7 @@ def what_if(
     """Show how often other thresholds would have fired, on the stored evidence of past drift checks; trains nothing."""
     from evertrain.control import tell
 
-    wanted = here.assigned(changes, "name=value, such as error_increase=0.10")
+    wanted = here.drift_settings(changes)
     with here.opened() as opened:
         found = tell.what_if(opened, model, days, **wanted)
     if as_json:
