@@ -114,6 +114,30 @@ def test_a_target_that_recent_rows_lack_is_asked_for_and_not_guessed():
     assert not any(one.stop for one in said.found.signals)
 
 
+def test_times_of_a_reference_table_show_how_alike_its_neighbours_are():
+    """The same walk goes on: by itself each stretch of it lies elsewhere, and that is no news."""
+    rng = np.random.default_rng(3)
+    walk = np.zeros(3000)
+    for i in range(1, 3000):
+        walk[i] = 0.97 * walk[i - 1] + rng.normal()
+    times = pd.date_range("2026-01-01", periods=3000, freq="h")
+    known, recent = pd.DataFrame({"a": walk[:2500]}), pd.DataFrame({"a": walk[2500:]})
+    config = Drift(window="30d")
+    plain = should_retrain(known, recent, config=config)
+    told = should_retrain(known, recent, times=times[2500:], ref_times=times[:2500], config=config)
+    before, after = (next(one for one in found.found.signals if one.kind == "ks") for found in (plain, told))
+    assert before.grade > 0
+    assert after.grade == 0
+    assert after.insufficient or after.reference_rows < before.reference_rows / 10
+
+
+def test_labels_are_spoken_of_also_where_only_inputs_moved():
+    predictions, actuals = answers(rows=1000)
+    found = should_retrain(table(0), table(1, 1000, shift=0.6), predictions, actuals, BASELINE)
+    assert "shifted: a" in found.reason
+    assert "the mean squared error was" in found.reason
+
+
 def test_a_number_of_the_row_is_no_drift():
     """Newer rows have higher ids by nature; a column of whole numbers in any other order is compared."""
     known, recent = table(0).assign(id=range(1000)), table(1).assign(id=range(1000, 2000))
@@ -305,7 +329,8 @@ def test_a_shift_that_hurts_nobody_is_named_and_not_acted_on():
     found = should_retrain(table(0), table(1, 1000, shift=0.6), predictions, actuals, BASELINE)
     assert not found.triggered
     assert (found.code, found.severity, found.drift_type) == ("mild", "medium", "data_drift")
-    assert "shifted: a; medium, retraining waits for high" in found.reason
+    assert found.reason.startswith("shifted: a; the mean squared error was ")
+    assert found.reason.endswith("; medium, retraining waits for high")
 
 
 def test_without_labels_it_is_said_how_many_to_label():

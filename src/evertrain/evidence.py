@@ -109,6 +109,7 @@ def measure(
     *,
     ref_losses: ArrayLike | None = None,
     times: ArrayLike | None = None,
+    ref_times: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     importances: Mapping[str, float] | None = None,
     score: str | None = None,
@@ -127,7 +128,8 @@ def measure(
         baseline: scores of the champion when it was promoted, by name; counts where there are no reference losses.
         ref_losses: losses of the champion on rows it had not seen, in the unit of `score`; None is what the profile
             has.
-        times: when each recent row happened; rows that depend on their neighbours are then told apart from others.
+        times, ref_times: when each recent row and each row of a reference table happened; rows that depend on their
+            neighbours then count for fewer, and a season is taken off.
         groups: a label per labelled row where rows come in groups, e.g. the customer.
         importances: how much the model relies on each column, any scale.
         score: by whose losses rows are judged; None is accuracy, or r2 for numbers.
@@ -172,7 +174,7 @@ def measure(
     if config.profile == grades.SEED and isinstance(reference, pd.DataFrame):
         signals, ref_rows = seed.columns(reference, rows, config), len(reference)
     else:
-        profile = _profile(reference, importances, config, notes)
+        profile = _profile(reference, ref_times, importances, config, notes)
         ref_rows = profile.rows
         ref_losses = profile.losses if ref_losses is None and len(profile.losses) else ref_losses
         said = predicted[newest] if aligned and predicted is not None else None
@@ -192,13 +194,17 @@ def measure(
 
 
 def _profile(
-    reference: Profile | pd.DataFrame, importances: Mapping[str, float] | None, config: Drift, notes: list[str]
+    reference: Profile | pd.DataFrame,
+    times: ArrayLike | None,
+    importances: Mapping[str, float] | None,
+    config: Drift,
+    notes: list[str],
 ) -> Profile:
     """Return the reference's profile, with the importances that were given."""
     from evertrain.drift.profile import Profile
 
     if not isinstance(reference, Profile):
-        found = Profile.of(reference, weights=importances, exact=True, joint=bool(config.joint))
+        found = Profile.of(reference, times=times, weights=importances, exact=True, joint=bool(config.joint))
     elif importances is None:
         found = reference
     else:
@@ -606,6 +612,7 @@ def should_retrain(
     *,
     ref_losses: ArrayLike | None = None,
     times: ArrayLike | None = None,
+    ref_times: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     importances: Mapping[str, float] | None = None,
     score: str | None = None,
@@ -631,8 +638,8 @@ def should_retrain(
         return decide(Evidence(reference_rows=_rows(reference), recent_rows=len(recent)), config, state=state)
     level = config.budget if state is None else None  # a check by itself is no one of many in a month
     found = measure(
-        reference, recent, predictions, actuals, baseline_metrics, ref_losses=ref_losses, times=times, groups=groups,
-        importances=importances, score=score, target=target, config=config,
+        reference, recent, predictions, actuals, baseline_metrics, ref_losses=ref_losses, times=times, ref_times=ref_times,
+        groups=groups, importances=importances, score=score, target=target, config=config,
     )  # fmt: skip
     return decide(found, config, level=level, state=state)
 
@@ -691,8 +698,6 @@ def _what_changed(found: Evidence) -> str:
         if one.family is Family.QUALITY:
             quality.setdefault(_KIND_WORDS.get(one.kind, one.kind), []).append(one.name)
     parts += [f"{words}: {_some(names)}" for words, names in quality.items()]
-    if parts:
-        return "; ".join(parts)
     rise = next((one for one in found.signals if one.family is Family.PERFORMANCE), None)
     loss = ""
     if rise is not None and rise.insufficient:
@@ -700,6 +705,8 @@ def _what_changed(found: Evidence) -> str:
     elif rise is not None and "after" in rise.detail:
         on = plural(int(rise.detail["window"]), "labelled row")
         loss = f"; the {loss_in_words(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g} on {on}"
+    if parts:
+        return "; ".join(parts) + ("" if rise is not None and rise.grade else loss)
     unmade = [one for one in found.signals if one.insufficient and one is not rise]
     made = len(found.signals) - len(unmade) - bool(rise is not None and rise.insufficient)
     few = f"; {plural(len(unmade), 'comparison')} could not be made ({unmade[0].insufficient})" if unmade else ""

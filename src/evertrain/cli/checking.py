@@ -206,6 +206,7 @@ def _decide(
     return evidence.should_retrain(
         reference.drop(columns=apart, errors="ignore"), recent.drop(columns=apart, errors="ignore"), predictions,
         actuals, baseline, config=config, times=None if time is None else recent[time].to_numpy(),
+        ref_times=reference[time].to_numpy() if time in reference.columns else None,
     )  # fmt: skip
 
 
