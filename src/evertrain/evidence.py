@@ -153,7 +153,9 @@ def measure(
         if target is None and actuals is not None and len(gone := reference.columns.difference(recent.columns)) == 1:
             # A training table has its target. Which column that is must be said: a lost input looks the same.
             notes.append(f"recent rows lack {gone[0]!r}; if it is the target, say target={gone[0]!r}")
-        reference = reference if target is None else reference.drop(columns=[target], errors="ignore")
+        apart = [*([] if target is None else [target]), *_running_numbers(reference, notes)]
+        reference = reference.drop(columns=apart, errors="ignore")
+        recent = recent.drop(columns=apart, errors="ignore")
     recent = recent if target is None else recent.drop(columns=[target], errors="ignore")
     moments = _moments(times, len(recent))
     predicted = None if predictions is None else _values(predictions, "predictions")
@@ -479,6 +481,24 @@ def _in_order(values: Any, order: NDArray[np.intp]) -> Any:
     return values if values is None or len(values) != len(order) else np.asarray(values)[order]
 
 
+def _running_numbers(reference: pd.DataFrame, notes: list[str]) -> list[str]:
+    """Return the columns that only count the rows: newer rows have higher ones by nature."""
+    found = [
+        str(name)
+        for name, dtype in reference.dtypes.items()
+        if dtype.kind in "iu"
+        and len(reference) > 1
+        and reference[name].is_unique
+        and reference[name].is_monotonic_increasing
+    ]
+    if found:
+        one = len(found) == 1
+        notes.append(
+            f"{_some(found)} only {'numbers' if one else 'number'} the rows, and {'is' if one else 'are'} left out"
+        )
+    return found
+
+
 def _newest(moments: NDArray[np.datetime64] | None, rows: int, config: Drift) -> slice:
     """Return which rows count as recent: those of the newest `window`, and at least `min_rows`."""
     count = min(rows, config.max_rows)
@@ -566,7 +586,8 @@ def decide(
     if code in ("steady", "mild") and not found.labelled_rows and moved:
         rows = grades.rows_to_label()
         code = "unlabelled" if code == "mild" else code
-        reason = f"{reason}; without labels nobody knows whether it hurts: label {rows} recent rows"
+        unknown = "no actual of these rows is known yet, so nobody knows whether it hurts"
+        reason = f"{reason}; {unknown}; where none will come, label {rows} of them"
         evidence["label_rows"] = rows
     if literal and code != "few_rows":
         reason = f"{reason}; {seed.WARNING}"
@@ -677,9 +698,15 @@ def _what_changed(found: Evidence) -> str:
     if rise is not None and rise.insufficient:
         loss = f"; about losses nothing can be said yet: {rise.insufficient}"
     elif rise is not None and "after" in rise.detail:
-        loss = f"; the {loss_in_words(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g}"
-    looked = f"{plural(len(found.signals), 'comparison')} on {plural(found.recent_rows, 'recent row')}"
-    return f"nothing changed beyond chance in {looked}{loss}"
+        on = plural(int(rise.detail["window"]), "labelled row")
+        loss = f"; the {loss_in_words(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g} on {on}"
+    unmade = [one for one in found.signals if one.insufficient and one is not rise]
+    made = len(found.signals) - len(unmade) - bool(rise is not None and rise.insufficient)
+    few = f"; {plural(len(unmade), 'comparison')} could not be made ({unmade[0].insufficient})" if unmade else ""
+    on = plural(found.recent_rows, "recent row")
+    if found.signals and not made:
+        return f"nothing can be said yet on {on}{few}{loss}"
+    return f"nothing changed beyond chance in {plural(made, 'comparison')} on {on}{few}{loss}"
 
 
 def _of_performance(one: Signal, found: Evidence) -> str:

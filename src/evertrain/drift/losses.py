@@ -22,6 +22,7 @@ from evertrain.errors import DataError
 Floats = NDArray[np.float64]
 
 LEAST_REFERENCE = 20  # below it nothing is said
+LEAST_EFFECTIVE = 5  # likewise, of rows that are worth one each; Student's tails do the rest
 FULL_REFERENCE = 200  # below it the tails are Student's: the reference is itself uncertain
 SMALLEST_WINDOW = 32
 RING = 20_000  # newest losses that a scan looks at
@@ -117,18 +118,22 @@ def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = No
     if count < SMALLEST_WINDOW:
         return Scan(live=count, reference=n0, problem=f"{count} labelled rows, the scan needs {SMALLEST_WINDOW}")
     ranks = np.concatenate([pit(known, known), pit(known, new)])
-    memory = _memory(ranks[:n0])
     z, coarse = _best(ranks, _WINDOWS[count >= _WINDOWS])
     # The search that p pays for is over the 22 windows; between them only the place of the change is looked for.
     near = np.arange(max(SMALLEST_WINDOW, int(coarse / 1.35)), min(count, int(coarse * 1.35)) + 1)
     window = _best(ranks, near)[1]
     split = count - window
     own = ranks[n0:]
-    # The reference may be in no order, as a shuffled hold-out is; then only the live losses show their dependence.
-    memory = max(memory, _memory(_level(own, split), LAGS))
+    # The reference may be in no order, as a shuffled hold-out is; then only the live losses show their dependence. Where
+    # both do, one estimate from both is the least biased. A step within the reference is no dependence either.
+    known_memory = _memory(_level(ranks[:n0], _step(ranks[:n0])))
+    own_memory = _memory(_level(own, split), LAGS)
+    memory = max(known_memory, own_memory)
+    if min(known_memory, own_memory) > 1:
+        memory = (n0 * known_memory + count * own_memory) / (n0 + count)
     if labels is not None:
         memory = max(memory, design_effect(own, labels[kept]))
-    if n0 / memory < LEAST_REFERENCE or count / memory < LEAST_REFERENCE / 2:
+    if min(n0, count) / memory < LEAST_EFFECTIVE:
         few = f"one row in {memory:.0f} is news: too few for a statement"
         return Scan(live=count, reference=n0, memory=memory, problem=few)
     z = _widened(z / np.sqrt(memory), n0 / memory)
@@ -247,6 +252,14 @@ def _memory(ranks: Floats, lags: int | None = None) -> float:
     return max(1.0, float(times[enough.argmax() if enough.any() else -1]))
 
 
+def _step(values: Floats) -> int:
+    """Return where the mean of the values most likely changed, leaving a tenth at both ends."""
+    n = values.size
+    places = np.arange(max(1, n // 10), max(2, n - n // 10))
+    gone = np.cumsum(values - values.mean())[places - 1]
+    return int(places[np.argmax(np.abs(gone) / np.sqrt(places * (n - places)))])
+
+
 def _level(values: Floats, split: int) -> Floats:
     """Return the values without the step between the first `split` and the rest."""
     parts = [one - one.mean() for one in (values[:split], values[split:]) if one.size]
@@ -268,7 +281,7 @@ def rise_over(before: float, rows: int, live: ArrayLike, *, groups: ArrayLike | 
     count = int(new.size)
     if few := _too_few(count, rows):
         return few
-    memory = _memory(new)
+    memory = _memory(_level(new, _step(new)), LAGS)
     if groups is not None:
         memory = max(memory, design_effect(new, np.asarray(groups)[kept]))
     after, variance = float(new.mean()), mean_variance(new, memory)
