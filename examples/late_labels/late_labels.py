@@ -252,10 +252,13 @@ def table(found: Sequence[Month], blind: Sequence[Month]) -> str:
         "| month | never trained | on drift | every month | labels | check at its end | trained |",
         "|---|---:|---:|---:|---:|---|---|",
     ]
+    told: dict[str, str] = {}
     for one, other in zip(found, blind, strict=True):
         scores = ["-" if np.isnan(one.accuracy) else f"{x:.2f}" for x in (one.never, one.accuracy, other.accuracy)]
         done = (one.version or "refused") + f": {one.verdict}" if one.verdict else ""
-        said = f"{_severity(one).upper()}: {one.report.decision.reason}" if one.report else ""
+        reason = one.report.decision.reason if one.report else ""
+        first = told.setdefault(reason, one.month)
+        said = f"{_severity(one).upper()}: {reason if first == one.month else f'as in {first}'}"
         lines.append(f"| {one.month} | {' | '.join(scores)} | {one.labelled} | {said} | {done} |")
     return "\n".join(lines)
 
@@ -343,10 +346,9 @@ def california(data: Path, root: Path, out: Path, keep: Path | None = None) -> N
             f"\nCalifornia on a moved clock, held out: {name}\n\n{table(found, blind)}\n\n{summary(found, blind)}",
             flush=True,
         )
-        worst = max(
-            (one.report for one in found if one.report), key=lambda one: list(COLOURS).index(one.decision.severity)
-        )
-        worst.plot().savefig(out / f"late_labels_{name.split()[1]}.png", dpi=80)
+    reports = [one.report for found, _ in each.values() for one in found if one.report]
+    worst = max(reports, key=lambda one: list(COLOURS).index(one.decision.severity))
+    worst.plot().savefig(out / "late_labels_check.png", dpi=90)
     timeline(each, out / "late_labels_timeline.png")
 
 
