@@ -28,10 +28,11 @@ SMALLEST_WINDOW = 32
 RING = 20_000  # newest losses that a scan looks at
 # The 22 nested windows are worth as much chance as so many independent ones: a fit to simulated months, of ranks, and of
 # losses with two values.
-TESTS, TESTS_OF_TWO = 7, 5
+TESTS, TESTS_OF_TWO = 7, 6
 BLOCKS = 10
 DRAWN = 40  # blocks of losses that are stored with a check
 _STUDENT = 2.262157  # 97.5 % of Student's t with BLOCKS - 1 degrees of freedom
+_PLAIN_STEP = 4.0  # standard errors
 LAGS = 50  # of live losses: a slow rise, which is what is looked for, is no dependence
 BETS = (0.1, 0.2, 0.4, 0.8, 1.6)
 _WINDOWS = np.unique(np.round(SMALLEST_WINDOW * 1.35 ** np.arange(22)).astype(np.intp))
@@ -126,8 +127,8 @@ def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = No
     own = ranks[n0:]
     # The reference may be in no order, as a shuffled hold-out is; then only the live losses show their dependence. Where
     # both do, one estimate from both is the least biased. A step within the reference is no dependence either.
-    known_memory = _memory(_level(ranks[:n0], _step(ranks[:n0])))
-    own_memory = _memory(_level(own, split), LAGS)
+    known_memory = _unstepped(ranks[:n0], _step(ranks[:n0]), None)
+    own_memory = _unstepped(own, split, LAGS)
     memory = max(known_memory, own_memory)
     if min(known_memory, own_memory) > 1:
         memory = (n0 * known_memory + count * own_memory) / (n0 + count)
@@ -252,6 +253,21 @@ def _memory(ranks: Floats, lags: int | None = None) -> float:
     return max(1.0, float(times[enough.argmax() if enough.any() else -1]))
 
 
+def _unstepped(values: Floats, split: int, lags: int | None) -> float:
+    """Return the memory of values, without the step between the first `split` and the rest where that is plain.
+
+    Taking off the likeliest step of values that have none takes off some of their dependence, too; so it is done only
+    where what is left makes the step stand out.
+    """
+    memory, size = _memory(_level(values, split), lags), values.size
+    if memory == 1 or not 0 < split < size:
+        return memory
+    first, rest = values[:split], values[split:]
+    noise = memory * float(values.var()) * (1 / first.size + 1 / rest.size)
+    is_plain = abs(float(rest.mean() - first.mean())) > _PLAIN_STEP * math.sqrt(noise)
+    return memory if is_plain else _memory(values, lags)
+
+
 def _step(values: Floats) -> int:
     """Return where the mean of the values most likely changed, leaving a tenth at both ends."""
     n = values.size
@@ -281,7 +297,7 @@ def rise_over(before: float, rows: int, live: ArrayLike, *, groups: ArrayLike | 
     count = int(new.size)
     if few := _too_few(count, rows):
         return few
-    memory = _memory(_level(new, _step(new)), LAGS)
+    memory = _unstepped(new, _step(new), LAGS)
     if groups is not None:
         memory = max(memory, design_effect(new, np.asarray(groups)[kept]))
     after, variance = float(new.mean()), mean_variance(new, memory)
