@@ -147,6 +147,15 @@ def test_only_the_drifted_partition_and_its_rollups_are_trained(world):
     assert decision["triggered"] is False
 
 
+def test_a_rollup_is_measured_on_the_rows_of_its_dataset_beside_logged_partitions(world):
+    """Nobody logs predictions of a rollup: its rows are those of the source, and they lie in many places of it."""
+    found = world(towns=("Balanga", "Pilar"), partition_by="town").begin()
+    found.live(3)
+    assert found.why()["drift"]["code"] == "steady"
+    assert found.why("{}")["drift"]["evidence"]["labelled_rows"] == 360
+    assert found.decision()["evidence"]["checked"] == 3
+
+
 def test_a_check_is_done_once_in_its_time_also_by_another_process(world, clock):
     found = world().begin()
     found.live(1)
