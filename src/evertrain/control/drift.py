@@ -205,6 +205,8 @@ def _ask(
 
     def answer(message: Message | Lost) -> None:
         current.out -= 1
+        for one in messages if is_logged else []:
+            Path(one["observed"]).unlink(missing_ok=True)  # a worker that died has left them
         if isinstance(message, Lost) and len(rows) > 1:
             current.left += [(row, is_logged) for row in rows]
             current.at_once = max(1, len(rows) // 10)
@@ -218,7 +220,13 @@ def _ask(
                 else:
                     current.found[one["id"]] = Evidence.from_json(one["evidence"])
 
-    asked = hands.ask(task, family(model.spec.trainer), answer, deadline_s=model.spec.deadline.total_seconds())
+    asked = hands.ask(
+        task,
+        family(model.spec.trainer),
+        answer,
+        deadline_s=model.spec.deadline.total_seconds(),
+        memory_mb=model.spec.memory_mb,
+    )
     current.out += asked
     return asked
 
@@ -253,6 +261,12 @@ def _copy(
 def _decide(opened: Opened, current: Round) -> None:
     """Decide every partition of a round, store what was decided, and do what follows."""
     trigger, spec = current.trigger, current.model.spec
+    with opened.store.read() as tx:
+        same = champions.same(tx, {number: row.champion_id for number, row in current.places.items()})
+    # What was promoted, rolled back or removed while the round went on is another question.
+    current.places = {number: row for number, row in current.places.items() if number in same}
+    current.found = {number: one for number, one in current.found.items() if number in same}
+    current.problems = {number: one for number, one in current.problems.items() if number in same}
     factors = grades.fleet_factors(current.found)
     with opened.store.read() as tx:
         states = evaluations.states(tx, list(current.found))
@@ -306,17 +320,17 @@ def together(spec: ModelSpec, each: Mapping[KeyText, Decision]) -> Decision:
     worst_key, worst = max(each.items(), key=lambda pair: _rank(pair[1]))
     if not spec.partition_by:
         return replace(worst, evidence=_summary(each))
+    failed = sum(one.code == "failed" for one in each.values())
+    checked = f"{plural(len(each) - failed, 'partition')} checked" + (f", {failed} could not be" if failed else "")
     fired = {key: one for key, one in each.items() if one.fired}
     name = label(decode(worst_key), spec.dimensions, spec.overall)
     if not fired:
-        said = (
-            f"{plural(len(each), 'partition')} checked, none asks for training; most noticeable {name}: {worst.reason}"
-        )
+        said = f"{checked}; none asks for training; most noticeable {name}: {worst.reason}"
         return replace(worst, reason=said, evidence=_summary(each), confidence=worst.confidence)
     listed = sorted(fired, key=lambda key: _rank(fired[key]), reverse=True)
     names = ", ".join(label(decode(key), spec.dimensions, spec.overall) for key in listed[:_NAMED])
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    said = f"{len(fired)} of {plural(len(each), 'partition')} checked: {names}{more}; {name}: {worst.reason}"
+    said = f"{len(fired)} of {checked}: {names}{more}; {name}: {worst.reason}"
     keys = tuple(closure(listed, spec.dimensions, spec.levels))
     return replace(worst, reason=said, keys=keys, evidence=_summary(each))
 
