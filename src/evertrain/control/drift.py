@@ -322,6 +322,8 @@ def together(spec: ModelSpec, each: Mapping[KeyText, Decision]) -> Decision:
         return replace(worst, evidence=_summary(each))
     failed = sum(one.code == "failed" for one in each.values())
     checked = f"{plural(len(each) - failed, 'partition')} checked" + (f", {failed} could not be" if failed else "")
+    if failed == len(each):
+        checked = f"{plural(failed, 'partition')} could not be checked"
     fired = {key: one for key, one in each.items() if one.fired}
     name = label(decode(worst_key), spec.dimensions, spec.overall)
     if not fired:
