@@ -1,9 +1,9 @@
 # What one can do here. Everything sets itself up in .venv first; nothing else on the machine is touched.
 PY := .venv/bin/python
 
-.PHONY: help demo test test-fast lint types bench recording clean
+.PHONY: help demo test test-fast lint types bench bench-decisions recording clean
 help:            ## this list
-	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 demo:            ## build ./demo and play it: ten scenes in under two minutes (KEEP=1 resumes and goes on watching)
 	@python3 scripts/setup.py
@@ -29,6 +29,10 @@ types:           ## check types, strictly
 bench:           ## measure what Evertrain costs; writes docs/benchmarks.md
 	@python3 scripts/setup.py tests
 	@$(PY) -m benchmarks
+
+bench-decisions: ## measure its decisions beside other tools; writes docs/benchmarks-decisions.md (QUICK=1: a small look)
+	@python3 scripts/setup.py tests
+	@$(PY) -m benchmarks.decisions
 
 recording: demo  ## play the demo and keep its recording for the README
 	@cp demo/recording.svg docs/demo.svg

@@ -169,8 +169,8 @@ def test_the_python_of_a_page_is_python_that_imports_what_exists(page):
                 assert [one.name for one in node.names if not hasattr(evertrain, one.name)] == []
 
 
-# Made by `make bench` and `make recording`, on a machine that is named in them.
-MADE = {"docs/benchmarks.md", "docs/demo.svg"}
+# Made by `make bench`, `make bench-decisions` and `make recording`, on a machine that is named in them.
+MADE = {"docs/benchmarks.md", "docs/benchmarks-decisions.md", "docs/benchmarks-decisions.svg", "docs/demo.svg"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

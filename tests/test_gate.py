@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -280,3 +281,17 @@ def test_with_a_time_both_are_judged_on_rows_newer_than_either_training_by_the_g
     timed(folder / "rows.csv", 9)
     monitor.check()
     assert "trained on newer rows than are held out" in verdicts(monitor)[-1]["reason"]  # type: ignore[operator]
+
+
+def test_a_champion_far_below_guessing_does_not_keep_the_place_of_one_above_it():
+    """Classes became one-sided: guessing is hard to beat beyond luck, and the champion is wrong on most rows."""
+    rng, rows = np.random.default_rng(0), 87
+
+    def wrong(right):
+        return rng.permutation((np.arange(rows) >= round(right * rows)).astype(float))
+
+    losses = {"challenger": wrong(0.908), "champion": wrong(0.2), "baseline": wrong(0.862)}
+    better = Measured("accuracy", rows, 0.908, 0.2, 0.862, losses, has_champion=True, champion_beat_baseline=True)
+    assert judge(RULES, better, correction=False).outcome is ItemState.PROMOTED
+    below = replace(better, challenger=0.80, losses={**losses, "challenger": wrong(0.80)})
+    assert judge(RULES, below, correction=False).outcome is ItemState.REJECTED  # no better than guessing stays out

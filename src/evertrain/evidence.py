@@ -133,7 +133,6 @@ def measure(
         importances: how much the model relies on each column, any scale.
         score: by whose losses rows are judged; None is accuracy, or r2 for numbers.
         target: the column that is predicted, where the tables have it: it is no input, and recent rows may lack it.
-            None is the one column that recent rows lack, where actuals are given.
         probabilities, classes: for scores that need them, see `scores.losses`.
 
     Raises:
@@ -153,10 +152,11 @@ def measure(
     notes: list[str] = []
     if isinstance(reference, pd.DataFrame):
         if target is None and actuals is not None and len(gone := reference.columns.difference(recent.columns)) == 1:
-            # A training table has its target, and actuals that come by themselves are where it went.
-            target = gone[0]
-            notes.append(f"{target!r} is taken as the target: recent rows lack it, and actuals were given")
-        reference = reference if target is None else reference.drop(columns=[target], errors="ignore")
+            # A training table has its target. Which column that is must be said: a lost input looks the same.
+            notes.append(f"recent rows lack {gone[0]!r}; if it is the target, say target={gone[0]!r}")
+        apart = [*([] if target is None else [target]), *_running_numbers(reference, notes)]
+        reference = reference.drop(columns=apart, errors="ignore")
+        recent = recent.drop(columns=apart, errors="ignore")
     recent = recent if target is None else recent.drop(columns=[target], errors="ignore")
     moments = _moments(times, len(recent))
     predicted = None if predictions is None else _values(predictions, "predictions")
@@ -247,7 +247,6 @@ def _with_losses(
 ) -> Evidence:
     """Return the evidence with what the losses of labelled rows say."""
     from evertrain.drift import losses as scans
-    from evertrain.drift.series import blocks
 
     live = scores.losses(how.name, actual, predicted, **chances)
     usable = np.isfinite(live)
@@ -285,7 +284,7 @@ def _with_losses(
         loss = words or unit.value
         signals.append(_loss_signal(result, kind, loss, count, config, baseline, worse_than_guessing=guessing))
     if not words and signals and signals[-1].family is Family.PERFORMANCE:  # rows have no losses of another score
-        series, change = blocks(live, moments, None if result.problem else result.at)
+        series, change = scans.blocks(live, moments, None if result.problem else result.at)
         known_mean = {} if result.problem else {"before": result.before}
         detail = {"loss": unit.value, **known_mean, **signals[-1].detail, "series": series, "change": change}
         signals[-1] = replace(signals[-1], detail=detail)
@@ -484,6 +483,24 @@ def _in_order(values: Any, order: NDArray[np.intp]) -> Any:
     return values if values is None or len(values) != len(order) else np.asarray(values)[order]
 
 
+def _running_numbers(reference: pd.DataFrame, notes: list[str]) -> list[str]:
+    """Return the columns that only count the rows: newer rows have higher ones by nature."""
+    found = [
+        str(name)
+        for name, dtype in reference.dtypes.items()
+        if dtype.kind in "iu"
+        and len(reference) > 1
+        and reference[name].is_unique
+        and reference[name].is_monotonic_increasing
+    ]
+    if found:
+        one = len(found) == 1
+        notes.append(
+            f"{_some(found)} only {'numbers' if one else 'number'} the rows, and {'is' if one else 'are'} left out"
+        )
+    return found
+
+
 def _newest(moments: NDArray[np.datetime64] | None, rows: int, config: Drift) -> slice:
     """Return which rows count as recent: those of the newest `window`, and at least `min_rows`."""
     count = min(rows, config.max_rows)
@@ -525,7 +542,6 @@ def decide(
     *,
     level: float | None = None,
     new_share: float | None = None,
-    name: str = "",
     state: Mapping[str, Any] | None = None,
     fleet: Mapping[Family, float] | None = None,
 ) -> Decision:
@@ -534,9 +550,8 @@ def decide(
     Args:
         level: chance of a false alarm that this check may have; None is what the budget leaves for one check.
         new_share: of the recent rows, those that the check before had not seen; None is told by `state`.
-        name: of the partition, where the model has several; put before the reason.
         state: `evidence["state"]` of the decision before; with it persistence and overlapping windows are known.
-        fleet: where many partitions were checked in one round, see `decide_all`.
+        fleet: where many partitions were checked in one round: `grades.fleet_factors` of this one.
     """
     state = state or {}
     new_share = _new_share(found, state) if new_share is None else new_share
@@ -547,7 +562,8 @@ def decide(
     literal = config.profile == grades.SEED
     severity = seed.severity(graded.signals) if literal else grades.judge(graded, persists=persists)
     kind = seed.drift_type(graded.signals) if literal else grades.drift_type(graded.signals)
-    sure = grades.per_cent(grades.confidence(found.drift_p, found.loss_rise, found.loss_variance, found.loss_baseline))
+    rise = (found.loss_rise, found.loss_variance, found.loss_baseline)
+    sure = grades.per_cent(grades.confidence(found.drift_p, *rise, harm=grades.CALIBRATED))
     wanted = Severity(config.severity)
     moved = grades.highest(graded.signals, Family.DATA, Family.PREDICTION) > 0
     evidence: dict[str, Any] = {
@@ -583,29 +599,15 @@ def decide(
     if code in ("steady", "mild") and not found.labelled_rows and moved:
         rows = grades.rows_to_label()
         code = "unlabelled" if code == "mild" else code
-        reason = f"{reason}; without labels nobody knows whether it hurts: label {rows} recent rows"
+        unknown = "no actual of these rows is known yet, so nobody knows whether it hurts"
+        reason = f"{reason}; {unknown}; where none will come, label {rows} of them"
         evidence["label_rows"] = rows
-    if literal:
+    if literal and code != "few_rows":
         reason = f"{reason}; {seed.WARNING}"
     return Decision(
-        Cause.DRIFT, RULE, fired, code, f"{name}: {reason}" if name else reason, severity, evidence, None,
+        Cause.DRIFT, RULE, fired, code, reason, severity, evidence, None,
         confidence=sure, drift_type=kind, found=graded,
     )  # fmt: skip
-
-
-def decide_all(
-    found: Mapping[str, Evidence], config: Drift, *, states: Mapping[str, Mapping[str, Any]] | None = None
-) -> dict[str, Decision]:
-    """Return the decision on each partition of one round of checks.
-
-    However many partitions are looked at, the share of false alarms among the alarms stays bounded: the p-values of
-    each family are corrected over all of them.
-    """
-    factors = grades.fleet_factors(found)
-    return {
-        key: decide(one, config, name=key, state=(states or {}).get(key), fleet=factors[key])
-        for key, one in found.items()
-    }
 
 
 def should_retrain(
@@ -709,9 +711,15 @@ def _what_changed(found: Evidence) -> str:
     if rise is not None and rise.insufficient:
         loss = f"; about losses nothing can be said yet: {rise.insufficient}"
     elif rise is not None and "after" in rise.detail:
-        loss = f"; the {_spoken(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g}"
-    looked = f"{plural(len(found.signals), 'comparison')} on {plural(found.recent_rows, 'recent row')}"
-    return f"nothing changed beyond chance in {looked}{loss}"
+        on = plural(int(rise.detail["window"]), "labelled row")
+        loss = f"; the {loss_in_words(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g} on {on}"
+    unmade = [one for one in found.signals if one.insufficient and one is not rise]
+    made = len(found.signals) - len(unmade) - bool(rise is not None and rise.insufficient)
+    few = f"; {plural(len(unmade), 'comparison')} could not be made ({unmade[0].insufficient})" if unmade else ""
+    on = plural(found.recent_rows, "recent row")
+    if found.signals and not made:
+        return f"nothing can be said yet on {on}{few}{loss}"
+    return f"nothing changed beyond chance in {plural(made, 'comparison')} on {on}{few}{loss}"
 
 
 def _of_performance(one: Signal, found: Evidence) -> str:
@@ -722,12 +730,12 @@ def _of_performance(one: Signal, found: Evidence) -> str:
     since = f", since {found.changed_at[:10]}" if found.changed_at else ""
     guess = "; worse than always giving the same answer" if detail.get("worse_than_guessing") else ""
     return (
-        f"the {_spoken(detail['loss'])} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
+        f"the {loss_in_words(detail['loss'])} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
         f" {detail['after']:.3g} on {plural(int(detail['window']), 'labelled row')}{since}){guess}"
     )
 
 
-def _spoken(loss: str) -> str:
+def loss_in_words(loss: str) -> str:
     """Return what the mean of a loss is called; a score that is no such mean goes by its name."""
     return _LOSS_WORDS[Loss(loss)] if loss in set(Loss) else loss
 
@@ -766,4 +774,4 @@ def _instant(text: object) -> datetime | None:
         raise DataError(f"the state has the time {text!r}; allowed: what the decision before returned") from error
 
 
-__all__ = ["EXPLANATIONS", "Explanation", "decide", "decide_all", "measure", "should_retrain"]
+__all__ = ["EXPLANATIONS", "Explanation", "decide", "loss_in_words", "measure", "should_retrain"]

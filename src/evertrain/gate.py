@@ -191,6 +191,8 @@ def _guard(gate: Gate, measured: Measured, least: int) -> str | None:
         return f"its {measured.score} is not defined on {measured.on}"
     always = "always the same answer" if measured.unit == ROW else "repeating the last season"
     if gate.beat_baseline and measured.champion_beat_baseline and _beats_baseline(measured) is False:
+        if _is_better_than_both(measured):
+            return None
         return (
             f"{_guessing(measured)}: {_shown(measured.score, measured.challenger)} against"
             f" {scores.format_score(measured.score, measured.baseline)} for {always}, on"
@@ -198,6 +200,21 @@ def _guard(gate: Gate, measured: Measured, least: int) -> str | None:
             f" {scores.format_score(measured.score, measured.champion_promoted)} when promoted"
         )
     return None
+
+
+@np.errstate(all="ignore")
+def _is_better_than_both(measured: Measured) -> bool:
+    """Return whether a challenger is better than guessing, if not beyond luck, and than the champion beyond luck.
+
+    The champion that once beat guessing may be far below it on the rows of today, which is when a new one is asked for.
+    """
+    own, old = measured.losses.get("challenger"), measured.losses.get("champion")
+    if own is None or old is None or own.size < 3:
+        return False
+    if not scores.improvement(measured.score, measured.baseline, measured.challenger).is_better:
+        return False
+    gain = old - own
+    return bool(float(np.mean(gain)) > _BEYOND_LUCK * float(np.std(gain, ddof=1)) / math.sqrt(gain.size))
 
 
 def _guessing(measured: Measured) -> str:

@@ -535,6 +535,16 @@ class Project:
         decision = decided[key] if key is not None else drift.together(spec, decided)
         return Report(decision, model, named, drift.trigger_of(spec))
 
+    def last_check(self, model: str, partition: Mapping[str, Any] | None = None) -> Report | None:
+        """Return the report of the last drift check of the loop; None where none was done yet.
+
+        Without `partition` it is that of the partition worst off.
+        """
+        spec = self.opened.project().models.get(model)
+        keys = None if partition is None or spec is None else ask.keys_of(spec, [partition])
+        found = tell.last_check(self.opened, model, keys[0] if keys else None)
+        return None if found is None else Report(found.decision, model, found.partition, found.trigger)
+
     def what_if(self, model: str, days: float = 30, **changes: Any) -> WhatIf:
         """Return how often other thresholds of `on_drift()` would have fired, on the stored evidence of past checks.
 

@@ -51,13 +51,15 @@ class Round:
         out: how many questions are with workers.
         found: what was measured, by partition.
         problems: why a partition could not be measured, by partition.
+        follow: what is done with the decision on the model; None only looks, and nothing is stored.
+        decided: in the end, by partition.
         at_once: partitions that one worker is asked about; fewer once a worker died on them, so that one of them alone
             is left unmeasured, and not its neighbours.
     """
 
     model: models.Model
     trigger: Drift
-    follow: Decided
+    follow: Decided | None
     left: list[tuple[Record, bool]]
     mark: int
     broken: str = ""
@@ -66,6 +68,7 @@ class Round:
     found: dict[int, Evidence] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
     at_once: int = _AT_ONCE
+    decided: dict[int, Decision] = field(default_factory=dict)
 
     @property
     def is_over(self) -> bool:
@@ -83,7 +86,7 @@ def is_due(tx: Tx, model: models.Model, trigger: Drift) -> bool:
     return last is None or from_text(last.last_at) + trigger.every <= tx.now
 
 
-def begin(opened: Opened, project: ProjectSpec, model: models.Model, trigger: Drift, follow: Decided) -> Round:
+def begin(opened: Opened, project: ProjectSpec, model: models.Model, trigger: Drift, follow: Decided | None) -> Round:
     """Return a round over the partitions with news: observations since the last check, or rows not trained on."""
     with opened.store.read() as tx:
         last = next((one for one in decisions.latest(tx, model.id) if one.rule == "drift"), None)
@@ -125,8 +128,7 @@ def look(opened: Opened, name: str, keys: Sequence[KeyText] | None = None) -> di
         raise ConfigError(
             f"triggers of {name}", None, "on_drift(): what a check compares with is kept from the next training on"
         )
-    decided: dict[KeyText, Decision] = {}
-    current = begin(opened, project, model, trigger, lambda _tx, _decision: None)
+    current = begin(opened, project, model, trigger, None)
     if keys is not None:
         with opened.store.read() as tx:
             places = champions.serving(tx, model.id, keys, even_if_due=True)
@@ -143,12 +145,7 @@ def look(opened: Opened, name: str, keys: Sequence[KeyText] | None = None) -> di
             hands.step(0.1)
     finally:
         hands.close()
-    with opened.store.read() as tx:
-        for number, row in current.places.items():
-            found = evaluations.latest(tx, number)
-            assert found is not None
-            decided[KeyText(row.key)] = found.decision
-    return decided
+    return {KeyText(current.places[number].key): one for number, one in current.decided.items()}
 
 
 def _is_logged(opened: Opened, model: models.Model, row: Record) -> bool:
@@ -259,7 +256,7 @@ def _copy(
 
 
 def _decide(opened: Opened, current: Round) -> None:
-    """Decide every partition of a round, store what was decided, and do what follows."""
+    """Decide every partition of a round; where it is not only looked, store what was decided, and do what follows."""
     trigger, spec = current.trigger, current.model.spec
     with opened.store.read() as tx:
         same = champions.same(tx, {number: row.champion_id for number, row in current.places.items()})
@@ -276,7 +273,10 @@ def _decide(opened: Opened, current: Round) -> None:
     }
     for number, problem in current.problems.items():
         each[number] = Decision(Cause.DRIFT, "drift", False, "failed", f"the check failed: {problem}", Severity.HIGH)
-    each = {number: _waits(spec, trigger, current.places[number], one) for number, one in each.items()}
+    current.decided = {number: _waits(spec, trigger, current.places[number], one) for number, one in each.items()}
+    each = current.decided
+    if current.follow is None:
+        return
     with opened.store.write() as tx:
         evaluations.record(
             tx, current.model.id, [(number, current.places[number].champion_id, one) for number, one in each.items()]

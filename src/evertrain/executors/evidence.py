@@ -48,13 +48,15 @@ def importances(
     if number < 2:
         return {}
     rng = np.random.default_rng(seed)
-    some = rows.iloc[np.sort(rng.choice(len(rows), number, replace=False))].reset_index(drop=True)
-    copies = [some]
-    for name in features:
-        copy = some.copy()
-        copy[name] = some[name].to_numpy()[rng.permutation(number)]
-        copies.append(copy)
-    answers = _numbers(trainer, fitted, pd.concat(copies, ignore_index=True))
+    some = rows.iloc[np.sort(rng.choice(len(rows), number, replace=False))]
+    # One question for all: the rows as they are, then once for each column with its values in another order.
+    places = np.tile(np.arange(number), len(features) + 1)
+    copies = {}
+    for block, name in enumerate(features, start=1):
+        own_places = places.copy()
+        own_places[number * block : number * (block + 1)] = rng.permutation(number)
+        copies[name] = some[name].array.take(own_places)
+    answers = _numbers(trainer, fitted, pd.DataFrame(copies))
     own = answers[:number]
     moved = {
         name: float(np.abs(answers[number * place : number * (place + 1)] - own).mean())
@@ -79,33 +81,30 @@ def _numbers(trainer: Trainer, fitted: Any, rows: pd.DataFrame) -> Any:
 
 
 def profile(
-    shared: Setting, fitted: Any, known: pd.DataFrame, made: pd.DataFrame, held: pd.DataFrame, times: Any, seed: int
+    shared: Setting, fitted: Any, known: pd.DataFrame, held: pd.DataFrame, predicted: Any, times: Any, seed: int
 ) -> bytes:
     """Return what drift will be measured against if this fit is promoted: a sketch, which holds no row.
 
     Args:
         known: every row of this moment as the model reads it, the held-out ones last.
-        made, held: the rows that the fit did not see, as it reads them, and as they were read.
+        held: the rows that the fit did not see, as they were read.
+        predicted: what it answers to those; None where it could not be asked.
         times: of `known`, in seconds; None without time.
     """
     moments = moments_of(times)
     config = next(one for one in shared.spec.triggers if isinstance(one, Drift))
-    can_predict = getattr(shared.trainer, "can_predict", True) is not False
-    weights = (
-        importances(shared.trainer, fitted, known, list(known.columns), seed) if can_predict and len(known) else {}
-    )
-    found = Profile.of(known, times=moments, weights=weights or None, joint=bool(config.joint))
-    if not can_predict or not len(made):
+    weights = None
+    if getattr(shared.trainer, "can_predict", True) is not False:
+        weights = importances(shared.trainer, fitted, known, list(known.columns), seed) or None
+    found = Profile.of(known, times=moments, weights=weights, joint=bool(config.joint))
+    if predicted is None:
         return found.to_bytes()
-    own = predictions(shared.trainer, fitted, made[list(known.columns)].copy(), [])
-    if "problem" in own:
-        return found.to_bytes()
-    losses = scores.losses(loss_score(shared), held[shared.spec.target].to_numpy(copy=True), own["predicted"])
-    newest = None if moments is None else moments[-len(made) :]
+    losses = scores.losses(loss_score(shared), held[shared.spec.target].to_numpy(copy=True), predicted)
+    newest = None if moments is None else moments[-len(held) :]
     if newest is not None:
         losses = losses[np.argsort(newest, kind="stable")]
     # Answers to rows that were trained on are closer to the truth than any that will come.
-    proven = Profile.of(made[list(known.columns)[:1]], times=newest, predicted=own["predicted"], losses=losses)
+    proven = Profile.of(known.iloc[-len(held) :, :0], times=newest, predicted=predicted, losses=losses)
     return replace(found, prediction=proven.prediction, losses=proven.losses).to_bytes()
 
 

@@ -253,7 +253,7 @@ def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
     known = _joined(own, made, features) if shared.watches_drift else None
     data = _saved(shared, item, own, context)
     fitted = shared.trainer.load(data)
-    measured, losses, values = _measure(shared, item, fitted, held, made, train_actual, split)
+    measured, losses, values, predicted = _measure(shared, item, fitted, held, made, train_actual, split)
     place = packer.put(data)
     signature = {
         "target": spec.target,
@@ -274,7 +274,7 @@ def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
         from evertrain.executors.evidence import profile
 
         times = None if rows.times is None else np.concatenate([rows.times[split.train], rows.times[split.held]])
-        signature["profile"] = packer.put(profile(shared, fitted, known, made, held, times, context.seed))
+        signature["profile"] = packer.put(profile(shared, fitted, known, held, predicted, times, context.seed))
     return {
         "state": "fitted",
         **place,
@@ -387,21 +387,21 @@ def _measure(
     made: pd.DataFrame,
     train_actual: Any,
     split: holdout.Split,
-) -> tuple[Message, dict[str, Any], Message]:
-    """Return what the gate needs, the losses of each row, and all shown scores."""
+) -> tuple[Message, dict[str, Any], Message, Any]:
+    """Return what the gate needs, the losses of each row, all shown scores, and the predictions; None for none."""
     measured: Message = {"score": shared.score, "rows": len(held), "has_champion": bool(item.get("champion"))}
     losses: dict[str, Any] = {}
     values: Message = {}
     if getattr(shared.trainer, "can_predict", True) is False:
         measured["incomparable"] = "its command declares no predict"
         measured["rows"] = 0
-        return measured, losses, values
+        return measured, losses, values, None
     if not len(held):
-        return measured, losses, values
+        return measured, losses, values, None
     actual = held[shared.spec.target].to_numpy(copy=True)
     own = predictions(shared.trainer, fitted, made, shared.shown)
     if problem := own.get("problem"):
-        return {**measured, "problem": problem}, losses, values
+        return {**measured, "problem": problem}, losses, values, None
     scale = scores.naive_error(train_actual) if "mase" in shared.shown else None
     values["challenger"] = _all_scores(shared.shown, actual, own, scale)
     measured["challenger"] = values["challenger"][shared.score]
@@ -420,7 +420,7 @@ def _measure(
             values["champion"] = _all_scores(shared.shown, actual, old, scale)
             measured["champion"] = values["champion"][shared.score]
             losses["champion"] = _losses(shared.score, actual, old)
-    return measured, losses, values
+    return measured, losses, values, own["predicted"]
 
 
 def _champion(shared: Setting, champion: Message, held: pd.DataFrame, split: holdout.Split) -> Message:

@@ -45,6 +45,11 @@ def lines(decision: Decision, config: Drift | None = None) -> list[Line]:
     under = [Line(decision.reason)]
     if told := read.sure(decision):
         under.append(Line(told))
+    if meaning := read.explained(decision):
+        kind = decision.drift_type.value.replace("_", " ")
+        under.append(
+            Line(f"{kind}: {meaning.what}", "", (Line(meaning.impact), Line(f"What to do: {meaning.solution}")))
+        )
     if found is not None:
         under += _evidence(found)
     if told_turning := turning(decision, config):

@@ -204,13 +204,14 @@ def _typed(frame: pl.DataFrame, name: str) -> Table:
     from evertrain.sources.table import DTYPES, ColumnType, Table, schema_of
 
     naive = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime) and dtype.time_zone is None]
+    # Columns and not `pl.col`: a column may be called "*" or "^x$", which there are patterns.
     frame = frame.with_columns(
-        [pl.col(name).dt.replace_time_zone("UTC") for name in naive]
-        + [pl.col(name).cast(pl.Float64) for name, dtype in frame.schema.items() if dtype.is_decimal()]
+        [frame[name].dt.replace_time_zone("UTC") for name in naive]
+        + [frame[name].cast(pl.Float64) for name, dtype in frame.schema.items() if dtype.is_decimal()]
     )
     try:
         types = schema_of(frame)
-        frame = frame.with_columns([pl.col(name).cast(DTYPES[ColumnType(kind)]) for name, kind in types.items()])
+        frame = frame.with_columns([frame[name].cast(DTYPES[ColumnType(kind)]) for name, kind in types.items()])
     except (DataError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{name}: {error}") from None
     return Table(frame)
