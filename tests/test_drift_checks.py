@@ -12,7 +12,7 @@ import pytest
 
 from evertrain import max_age, on_drift, on_score_drop
 from evertrain.control import drift, tell
-from evertrain.errors import ConfigError, NoModelYet
+from evertrain.errors import ConfigError, NoModelYet, StoreBusy
 
 FEATURES = ["distance", "parcels"]
 
@@ -225,6 +225,23 @@ def test_a_model_that_cannot_answer_is_left_unmeasured_and_its_neighbours_are_no
     )
     assert len(told["reason"]) < 500
     assert found.why('{"town":"Pilar"}')["drift"]["evidence"]["labelled_rows"] == 120
+
+
+def test_a_log_of_predictions_that_another_process_holds_is_waited_for_once_a_round(world, monkeypatch):
+    """It is the loop that waits, and so does everything else: seconds for each of thousands of partitions are hours."""
+    found = world(towns=("Balanga", "Orani", "Pilar"), partition_by="town", rollups=[]).begin()
+    tries = []
+
+    def busy(*_given, **_named):
+        tries.append(1)
+        raise StoreBusy("observations.db")
+
+    monkeypatch.setattr(drift, "_copy", busy)
+    found.live(1)
+    assert len(tries) == 1
+    assert found.decision()["code"] == "unread"
+    assert "3 partitions could not be checked" in found.decision()["reason"]
+    assert found.decision()["evidence"]["mark"] == 0
 
 
 def test_what_was_promoted_while_a_round_went_on_is_not_decided_on(world, monkeypatch):

@@ -657,6 +657,7 @@ def test_houses_of_other_places_are_found_worse_while_they_are():
     assert calm.confidence < 50
 
 
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
 def test_numbers_at_the_end_of_their_range_are_measured_and_told_in_json():
     """Their sums are infinite, which JSON has no name for; one such row must not stop a check of many partitions."""
     rng = np.random.default_rng(1)

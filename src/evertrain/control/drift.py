@@ -47,6 +47,7 @@ class Round:
     Attributes:
         left: partitions not asked about yet, each with whether its observations are looked at, or rows of the source.
         mark: up to where the log of observations was looked at.
+        before: up to where the round before looked; where the log cannot be read, the next one looks from there again.
         broken: why it could not be looked at.
         out: how many questions are with workers.
         found: what was measured, by partition.
@@ -68,6 +69,7 @@ class Round:
     found: dict[int, Evidence] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
     at_once: int = _AT_ONCE
+    before: int = 0
     decided: dict[int, Decision] = field(default_factory=dict)
 
     @property
@@ -98,7 +100,7 @@ def begin(opened: Opened, project: ProjectSpec, model: models.Model, trigger: Dr
     known = {row.id for row in observed}
     left = [(row, True) for row in observed] + [(row, False) for row in others if row.id not in known]
     newest = max((one.mark for one in news), default=mark)
-    return Round(model, trigger, follow, left[:_IN_A_ROUND], newest, broken)
+    return Round(model, trigger, follow, left[:_IN_A_ROUND], newest, broken, before=mark)
 
 
 def _news(opened: Opened, model: models.Model, mark: int) -> tuple[list[News], str]:
@@ -190,9 +192,12 @@ def _ask(
         }
         if is_logged:
             try:
+                if current.broken:  # waiting for it again for each partition would hold up the loop
+                    raise StoreError(current.broken)
                 message["observed"] = str(_copy(opened, hands, model, trigger, row, fits[row.champion_id].trained_at))
             except StoreError as error:  # the log of observations is a file of its own: without it all else goes on
-                current.problems[row.id] = str(error)
+                current.problems[row.id] = current.broken = str(error)
+                current.mark = current.before
                 continue
         messages.append(message)
     current.places |= {row.id: row for row in rows}
