@@ -11,10 +11,52 @@ import pandas as pd
 import pytest
 
 from evertrain import max_age, on_drift, on_score_drop
-from evertrain.control import tell
-from evertrain.errors import ConfigError, NoModelYet
+from evertrain.control import drift, tell
+from evertrain.errors import ConfigError, NoModelYet, StoreBusy
 
 FEATURES = ["distance", "parcels"]
+
+
+UNRULY = '''
+import ast, os, signal, time
+from pathlib import Path
+
+import numpy as np
+
+
+def table(frame):
+    return np.c_[np.ones(len(frame)), frame[["distance", "parcels"]].to_numpy(float)]
+
+
+class Unruly:
+    """A linear model that harms its process when it is asked about the town in the file `harm`."""
+
+    task, libraries = "regression", ("numpy",)
+
+    def fit(self, frame, context):
+        found = np.linalg.lstsq(table(frame), frame[context.target].to_numpy(float), rcond=None)[0]
+        return [context.partition["town"], *found.tolist()]
+
+    def save(self, fitted):
+        return repr(fitted).encode()
+
+    def load(self, data):
+        return ast.literal_eval(data.decode())
+
+    def predict(self, fitted, frame):
+        town, harm = Path("harm").read_text().split() if Path("harm").exists() else ("", "")
+        if town == fitted[0]:
+            if harm == "raise":
+                raise RuntimeError("no " * 1000)
+            if harm == "nan":
+                return np.full(len(frame), np.nan)
+            if harm == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if harm == "hog":
+                kept = np.ones(100_000_000)
+            time.sleep(30)
+        return table(frame) @ np.array(fitted[1:])
+'''
 
 
 class World:
@@ -25,9 +67,8 @@ class World:
         self.clock = project.opened.store.clock if project.spec.sources else project._clock
         self.rows = project.dataset("deliveries", key="id", time="at")
         options = {"triggers": [on_drift("24h")], "features": FEATURES, "min_samples": 100, **model}
-        project.model(
-            "minutes", self.rows, target="minutes", trainer="sklearn.linear_model:LinearRegression", **options
-        )
+        options = {"trainer": "sklearn.linear_model:LinearRegression", **options}
+        project.model("minutes", self.rows, target="minutes", **options)
 
     def day(self, *, far=0.0, slow=(), each=60):
         """One day's deliveries: `far` is added to distances, in `slow` towns a kilometre takes half as long again."""
@@ -145,6 +186,79 @@ def test_only_the_drifted_partition_and_its_rollups_are_trained(world):
     assert {row.key for row in rows} == {'{"town":"Orani"}', "{}"}
     decision = found.why('{"town":"Balanga"}')["drift"]
     assert decision["triggered"] is False
+
+
+def test_a_rollup_is_measured_on_the_rows_of_its_dataset_beside_logged_partitions(world):
+    """Nobody logs predictions of a rollup: its rows are those of the source, and they lie in many places of it."""
+    found = world(towns=("Balanga", "Pilar"), partition_by="town").begin()
+    found.live(3)
+    assert found.why()["drift"]["code"] == "steady"
+    assert found.why("{}")["drift"]["evidence"]["labelled_rows"] == 360
+    assert found.decision()["evidence"]["checked"] == 3
+
+
+@pytest.mark.parametrize("harm", ["raise", "nan", "kill", "hog", "sleep"])
+def test_a_model_that_cannot_answer_is_left_unmeasured_and_its_neighbours_are_not(make, clock, folder, harm):
+    """Whatever a trainer does on one of many partitions: the others are measured, and the sentence says what is the matter."""
+    (folder / "unruly.py").write_text(UNRULY)
+    towns = ("Balanga", "Orani", "Pilar")
+    limits = {"deadline": "8s"} if harm == "sleep" else {"memory_mb": 500} if harm == "hog" else {}
+    found = World(
+        make(executor="children", clock=clock),
+        towns,
+        partition_by="town",
+        rollups=[],
+        trainer="unruly:Unruly",
+        **limits,
+    )
+    found.begin()
+    (folder / "harm").write_text(f"Orani {harm}")
+    found.live(1, logged=False, each=120)
+    told = found.decision()
+    assert (told["code"], told["evidence"]["severity"]["none"], told["evidence"]["severity"]["high"]) == (
+        "failed",
+        2,
+        1,
+    )
+    assert told["reason"].startswith(
+        "2 partitions checked, 1 could not be; none asks for training; most noticeable Orani"
+    )
+    assert len(told["reason"]) < 500
+    assert found.why('{"town":"Pilar"}')["drift"]["evidence"]["labelled_rows"] == 120
+
+
+def test_a_log_of_predictions_that_another_process_holds_is_waited_for_once_a_round(world, monkeypatch):
+    """It is the loop that waits, and so does everything else: seconds for each of thousands of partitions are hours."""
+    found = world(towns=("Balanga", "Orani", "Pilar"), partition_by="town", rollups=[]).begin()
+    tries = []
+
+    def busy(*_given, **_named):
+        tries.append(1)
+        raise StoreBusy("observations.db")
+
+    monkeypatch.setattr(drift, "_copy", busy)
+    found.live(1)
+    assert len(tries) == 1
+    assert found.decision()["code"] == "unread"
+    assert "3 partitions could not be checked" in found.decision()["reason"]
+    assert found.decision()["evidence"]["mark"] == 0
+
+
+def test_what_was_promoted_while_a_round_went_on_is_not_decided_on(world, monkeypatch):
+    """A champion that is no more is nobody's reason to train."""
+    found = world().begin()
+    opened, measured = found.project.opened, drift.proceed
+
+    def proceed(*given):
+        if given[-1].found:
+            with opened.store.write() as tx:
+                tx.run("UPDATE partitions SET champion_id = NULL")
+        return measured(*given)
+
+    monkeypatch.setattr(drift, "proceed", proceed)
+    found.live(3, slow=["Pilar"], logged=False)
+    assert found.runs() == ["declaration"]
+    assert found.decision()["code"] == "nothing_new"
 
 
 def test_a_check_is_done_once_in_its_time_also_by_another_process(world, clock):

@@ -680,3 +680,14 @@ def test_houses_of_other_places_are_found_worse_while_they_are():
     )
     assert not calm.triggered
     assert calm.confidence < 50
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_numbers_at_the_end_of_their_range_are_measured_and_told_in_json():
+    """Their sums are infinite, which JSON has no name for; one such row must not stop a check of many partitions."""
+    rng = np.random.default_rng(1)
+    reference = pd.DataFrame({"x": rng.normal(size=300)})
+    recent = pd.DataFrame({"x": np.r_[rng.normal(size=198), 1e308, 1e308]})
+    found = measure(reference, recent)
+    assert json.loads(json.dumps(found.as_json(), allow_nan=False))["recent_rows"] == 200
+    assert Evidence.from_json(json.loads(json.dumps(found.as_json()))) == found

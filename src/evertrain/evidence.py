@@ -7,6 +7,7 @@ in the loop: it imports neither. `should_retrain` is both at once, for scripts.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -179,6 +180,7 @@ def measure(
         ref_losses = profile.losses if ref_losses is None and len(profile.losses) else ref_losses
         said = predicted[newest] if aligned and predicted is not None else None
         signals = _compared(profile, rows, young, said, config, notes) if len(rows) else []
+    signals = [replace(one, detail={name: _bounded(value) for name, value in one.detail.items()}) for one in signals]
     tested = [one.p for one in signals if one.p is not None]
     found = Evidence(
         tuple(signals), ref_rows, len(rows), 0, grades.simes(tested) if tested else None, notes=tuple(notes),
@@ -512,6 +514,17 @@ def _newest(moments: NDArray[np.datetime64] | None, rows: int, config: Drift) ->
         young = moments > moments[-1] - np.timedelta64(config.window)
         count = min(count, max(config.min_rows, int(young.sum())))
     return slice(rows - count, None)
+
+
+def _bounded(value: Any) -> Any:
+    """Return a number of `detail` as JSON can write it: sums of numbers near 1e308 are infinite."""
+    if isinstance(value, list | tuple):
+        return [_bounded(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _bounded(one) for name, one in value.items()}
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else math.copysign(sys.float_info.max, value)
 
 
 def _iso(moments: NDArray[np.datetime64] | None, place: int) -> str | None:

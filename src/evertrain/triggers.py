@@ -53,7 +53,12 @@ class Decision:
 
     @property
     def action(self) -> str:
-        """What its severity asks for: none, monitor, investigate, plan retraining, retrain now."""
+        """What its severity asks for: none, monitor, investigate, plan retraining, retrain now.
+
+        No retraining mends damaged data, or a check that failed.
+        """
+        if self.code in ("fix_data", "failed", "unread"):
+            return Severity.MEDIUM.action
         return self.severity.action
 
 

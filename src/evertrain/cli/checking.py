@@ -307,7 +307,7 @@ def told(decision: Decision, config: Drift) -> dict[str, Any]:
         "action": decision.action,
         "code": decision.code,
         "profile": config.profile,
-        "explanation": asdict(EXPLANATIONS[decision.drift_type]),
+        "explanation": None if decision.code in ("failed", "unread") else asdict(EXPLANATIONS[decision.drift_type]),
         "evidence": {name: value for name, value in decision.evidence.items() if name != "state"},
         **({} if found is None else found.as_json()),
         "signals": sorted(found.as_json()["signals"], key=lambda one: -one["grade"]) if found else [],

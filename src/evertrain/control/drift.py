@@ -47,6 +47,7 @@ class Round:
     Attributes:
         left: partitions not asked about yet, each with whether its observations are looked at, or rows of the source.
         mark: up to where the log of observations was looked at.
+        before: up to where the round before looked; where the log cannot be read, the next one looks from there again.
         broken: why it could not be looked at.
         out: how many questions are with workers.
         found: what was measured, by partition.
@@ -68,6 +69,7 @@ class Round:
     found: dict[int, Evidence] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
     at_once: int = _AT_ONCE
+    before: int = 0
     decided: dict[int, Decision] = field(default_factory=dict)
 
     @property
@@ -98,7 +100,7 @@ def begin(opened: Opened, project: ProjectSpec, model: models.Model, trigger: Dr
     known = {row.id for row in observed}
     left = [(row, True) for row in observed] + [(row, False) for row in others if row.id not in known]
     newest = max((one.mark for one in news), default=mark)
-    return Round(model, trigger, follow, left[:_IN_A_ROUND], newest, broken)
+    return Round(model, trigger, follow, left[:_IN_A_ROUND], newest, broken, before=mark)
 
 
 def _news(opened: Opened, model: models.Model, mark: int) -> tuple[list[News], str]:
@@ -190,9 +192,12 @@ def _ask(
         }
         if is_logged:
             try:
+                if current.broken:  # waiting for it again for each partition would hold up the loop
+                    raise StoreError(current.broken)
                 message["observed"] = str(_copy(opened, hands, model, trigger, row, fits[row.champion_id].trained_at))
             except StoreError as error:  # the log of observations is a file of its own: without it all else goes on
-                current.problems[row.id] = str(error)
+                current.problems[row.id] = current.broken = str(error)
+                current.mark = current.before
                 continue
         messages.append(message)
     current.places |= {row.id: row for row in rows}
@@ -202,6 +207,8 @@ def _ask(
 
     def answer(message: Message | Lost) -> None:
         current.out -= 1
+        for one in messages if is_logged else []:
+            Path(one["observed"]).unlink(missing_ok=True)  # a worker that died has left them
         if isinstance(message, Lost) and len(rows) > 1:
             current.left += [(row, is_logged) for row in rows]
             current.at_once = max(1, len(rows) // 10)
@@ -215,7 +222,13 @@ def _ask(
                 else:
                     current.found[one["id"]] = Evidence.from_json(one["evidence"])
 
-    asked = hands.ask(task, family(model.spec.trainer), answer, deadline_s=model.spec.deadline.total_seconds())
+    asked = hands.ask(
+        task,
+        family(model.spec.trainer),
+        answer,
+        deadline_s=model.spec.deadline.total_seconds(),
+        memory_mb=model.spec.memory_mb,
+    )
     current.out += asked
     return asked
 
@@ -250,6 +263,12 @@ def _copy(
 def _decide(opened: Opened, current: Round) -> None:
     """Decide every partition of a round; where it is not only looked, store what was decided, and do what follows."""
     trigger, spec = current.trigger, current.model.spec
+    with opened.store.read() as tx:
+        same = champions.same(tx, {number: row.champion_id for number, row in current.places.items()})
+    # What was promoted, rolled back or removed while the round went on is another question.
+    current.places = {number: row for number, row in current.places.items() if number in same}
+    current.found = {number: one for number, one in current.found.items() if number in same}
+    current.problems = {number: one for number, one in current.problems.items() if number in same}
     factors = grades.fleet_factors(current.found)
     with opened.store.read() as tx:
         states = evaluations.states(tx, list(current.found))
@@ -306,17 +325,19 @@ def together(spec: ModelSpec, each: Mapping[KeyText, Decision]) -> Decision:
     worst_key, worst = max(each.items(), key=lambda pair: _rank(pair[1]))
     if not spec.partition_by:
         return replace(worst, evidence=_summary(each))
+    failed = sum(one.code == "failed" for one in each.values())
+    checked = f"{plural(len(each) - failed, 'partition')} checked" + (f", {failed} could not be" if failed else "")
+    if failed == len(each):
+        checked = f"{plural(failed, 'partition')} could not be checked"
     fired = {key: one for key, one in each.items() if one.fired}
     name = label(decode(worst_key), spec.dimensions, spec.overall)
     if not fired:
-        said = (
-            f"{plural(len(each), 'partition')} checked, none asks for training; most noticeable {name}: {worst.reason}"
-        )
+        said = f"{checked}; none asks for training; most noticeable {name}: {worst.reason}"
         return replace(worst, reason=said, evidence=_summary(each), confidence=worst.confidence)
     listed = sorted(fired, key=lambda key: _rank(fired[key]), reverse=True)
     names = ", ".join(label(decode(key), spec.dimensions, spec.overall) for key in listed[:_NAMED])
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    said = f"{len(fired)} of {plural(len(each), 'partition')} checked: {names}{more}; {name}: {worst.reason}"
+    said = f"{len(fired)} of {checked}: {names}{more}; {name}: {worst.reason}"
     keys = tuple(closure(listed, spec.dimensions, spec.levels))
     return replace(worst, reason=said, keys=keys, evidence=_summary(each))
 

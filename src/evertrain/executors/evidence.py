@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Rows that are asked of a model to learn which columns it uses; all columns' copies go in one question.
 _ASKED_ROWS = 200
 _ASKED_IN_ALL = 20_000
+_SAID = 300  # characters of what a trainer raised
 
 
 def importances(
@@ -131,7 +132,8 @@ def weigh(task: Message, emit: Emit, inline: dict[str, Any] | None = None) -> No
             recent = _logged(item) if rows is None else _new(shared, item["champion"], rows, config)
             answer["evidence"] = _measured(shared, item["champion"], recent, config, logged=rows is None).as_json()
         except Exception as error:  # noqa: BLE001 - the user's trainer; what it raised is recorded
-            answer["problem"] = str(error) if isinstance(error, EvertrainError) else f"{type(error).__name__}: {error}"
+            said = str(error) if isinstance(error, EvertrainError) else f"{type(error).__name__}: {error}"
+            answer["problem"] = said if len(said) <= _SAID else f"{said[:_SAID]} ..."
         found.append(answer)
     shared.close()
     emit({"type": "weighed", "found": found})

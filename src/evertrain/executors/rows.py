@@ -88,6 +88,8 @@ def unpacked(task: Message, spec: ModelSpec) -> tuple[Schema, str]:
         if item["leaf"]:
             leaf = where.get(item["key"])
             item["start"], item["rows"] = (leaf.start, leaf.rows) if leaf else (0, 0)
+        else:
+            item["start"], item["rows"] = None, None  # those of a rollup lie apart
     return made.columns, made.path
 
 

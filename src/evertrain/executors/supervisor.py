@@ -163,7 +163,14 @@ class Supervisor:
     # --- other tasks ------------------------------------------------------------------------------------------
 
     def ask(
-        self, task: Message, family_name: str, answer: Answer, *, lane: str = "work", deadline_s: float = 600
+        self,
+        task: Message,
+        family_name: str,
+        answer: Answer,
+        *,
+        lane: str = "work",
+        deadline_s: float = 600,
+        memory_mb: int | None = None,
     ) -> bool:
         """Hand over a task that no item stands for; `answer` gets its one message. False when nobody is free."""
         if self.executor.free(lane) <= 0:
@@ -174,6 +181,7 @@ class Supervisor:
                 family_name,
                 lane,
                 deadline_s=deadline_s,
+                memory_mb=memory_mb,
                 purpose=answer,
             )
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -93,6 +93,15 @@ def serving(tx: Tx, model_id: int, keys: Sequence[KeyText], *, even_if_due: bool
         keys=dump(list(keys)),
         even_if_due=int(even_if_due),
     )
+
+
+def same(tx: Tx, known: Mapping[int, int]) -> set[int]:
+    """Return which partitions still have the champion that is named for each."""
+    rows = tx.rows(
+        "SELECT id, champion_id FROM partitions WHERE id IN (SELECT value FROM json_each(:ids)) AND state = 'live'",
+        ids=dump(list(known)),
+    )
+    return {row.id for row in rows if row.champion_id == known[row.id]}
 
 
 def deciding_score(tx: Tx, model_id: int) -> str | None:
