@@ -43,6 +43,7 @@ DISTRICT = ["MedInc", "HouseAge", "AveRooms", "AveBedrms", "Population", "AveOcc
 # `boat` and `body` are left out: who was in a lifeboat, and whose body was found, is the answer itself. So are ids.
 PASSENGER = ["Pclass", "Sex", "Age", "SibSp", "Parch", "Fare", "Embarked"]
 FIRST, SECOND = timedelta(days=30), timedelta(days=45)
+SEED = 5
 
 
 # --- California -------------------------------------------------------------------------------------------------
@@ -82,7 +83,7 @@ def districts(data: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return first, since
 
 
-def letters(rows: pd.DataFrame, seed: int = 5) -> pd.DataFrame:
+def letters(rows: pd.DataFrame, seed: int = SEED) -> pd.DataFrame:
     """Return the labels as they come: id, clf_target, known.
 
     After 30 days 60 % of them, of which one in fifty is wrong; after 45 days another 20 %, and the corrections. The
@@ -102,7 +103,7 @@ def letters(rows: pd.DataFrame, seed: int = 5) -> pd.DataFrame:
 
 
 def replay(
-    reference: pd.DataFrame, since: pd.DataFrame, root: Path, triggers: Sequence[Any], *, dated: bool
+    reference: pd.DataFrame, since: pd.DataFrame, root: Path, triggers: Sequence[Any], *, dated: bool, seed: int = SEED
 ) -> list[Month]:
     """Return what happened month by month, on a clock that is moved by hand.
 
@@ -110,6 +111,7 @@ def replay(
         triggers: when to train.
         dated: whether the dataset says which column is the time: the hold-out is then the newest fifth of the rows,
             and else any fifth.
+        seed: of which labels come, and when.
     """
     began = since.timestamp.min().floor("D")
     clock = ManualClock(wall=began.to_pydatetime())
@@ -120,7 +122,7 @@ def replay(
     rows.ingest(reference)
     project.refresh()
     never = project.predictor("dear").predict(since[DISTRICT])
-    post, found, watched = letters(since), [], any(isinstance(one, Drift) for one in triggers)
+    post, found, watched = letters(since, seed), [], any(isinstance(one, Drift) for one in triggers)
     last = (post.known.max() + pd.offsets.MonthBegin()).floor("D")
     for start, end in _months(began, last):
         asked = since[(since.timestamp >= start) & (since.timestamp < end)]
@@ -327,7 +329,7 @@ def _there(data: Path, name: str) -> bool:
 HELD = {"any fifth of the rows": False, "the newest fifth": True}
 
 
-def california(data: Path, root: Path, out: Path, keep: Path | None = None) -> None:
+def california(data: Path, root: Path, out: Path, *, seed: int = SEED, keep: bool = False) -> None:
     """Replay the year for both ways to hold rows out, print the tables and draw the pictures."""
     reference, since = districts(data)
     each: dict[str, tuple[Sequence[Month], Sequence[Month]]] = {}
@@ -336,7 +338,7 @@ def california(data: Path, root: Path, out: Path, keep: Path | None = None) -> N
         for rule, triggers in (("drift", [on_drift("28d")]), ("monthly", [monthly()])):
             folder = root / f"{name.split()[1]}_{rule}"
             folder.mkdir(parents=True)
-            own.append(replay(reference, since, folder, triggers, dated=dated))
+            own.append(replay(reference, since, folder, triggers, dated=dated, seed=seed))
             for one in own[-1] if keep else []:
                 if one.report:
                     one.report.save(folder / f"{one.month}.html")
@@ -358,6 +360,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with the CSV files")
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder for the pictures")
     parser.add_argument("--keep", type=Path, help="an empty folder for the projects and a page of each check")
+    parser.add_argument("--seed", type=int, default=SEED, help="of which labels come, and when")
     arguments = parser.parse_args()
     there = [name for name in FILES if _there(arguments.data, name)]
     if not there:
@@ -367,7 +370,7 @@ def main() -> None:
         root = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evertrain-late-")))
         root.mkdir(parents=True, exist_ok=True)
         if "California" in there:
-            california(arguments.data, root, arguments.out, arguments.keep)
+            california(arguments.data, root, arguments.out, seed=arguments.seed, keep=arguments.keep is not None)
         if "Titanic" in there:
             print("\nTitanic\n\n| asked | labels | `should_retrain` | `evertrain check` |\n|---|---:|---|---|")
             for one in titanic(arguments.data, root):
