@@ -274,6 +274,15 @@ def test_few_losses_are_named_instead_of_judged():
     assert rise_over(0.1, 5, np.ones(50)).problem
 
 
+def test_harm_that_a_few_rows_bear_is_seen():
+    """5 % of the rows are twenty times as wrong: ranks hardly move, the mean error trebles."""
+    rng = np.random.default_rng(1)
+    quiet, live = rng.normal(size=600) ** 2, rng.normal(size=700) ** 2
+    live[300:] += np.where(rng.random(400) < 0.05, 40.0, 0.0)
+    assert scan(quiet, live).p < 1e-4
+    assert scan(quiet, live[:300]).p > 0.01
+
+
 def test_a_step_within_the_reference_does_not_silence_the_scan():
     """A hold-out whose newest half was harder says little about how alike neighbours are; the harm after it is plain."""
     rng = np.random.default_rng(4)

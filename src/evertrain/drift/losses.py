@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -32,6 +32,7 @@ TESTS, TESTS_OF_TWO = 7, 6
 BLOCKS = 10
 DRAWN = 40  # blocks of losses that are stored with a check
 _STUDENT = 2.262157  # 97.5 % of Student's t with BLOCKS - 1 degrees of freedom
+_TAIL = 0.98  # of the reference's losses: what lies above is rare enough to notice, and common enough to know
 _PLAIN_STEP = 4.0  # standard errors
 LAGS = 50  # of live losses: a slow rise, which is what is looked for, is no dependence
 BETS = (0.1, 0.2, 0.4, 0.8, 1.6)
@@ -138,9 +139,18 @@ def scan(reference: ArrayLike, live: ArrayLike, *, groups: ArrayLike | None = No
         few = f"one row in {memory:.0f} is news: too few for a statement"
         return Scan(live=count, reference=n0, memory=memory, problem=few)
     z = _widened(z / np.sqrt(memory), n0 / memory)
-    tests = TESTS_OF_TWO if np.unique(ranks).size == 2 else TESTS
-    p = min(1.0, tests * float(ndtr(-z)))
-    return _sized(known, new, z, p, window, memory, kept)
+    if np.unique(ranks).size == 2:
+        return _sized(known, new, z, min(1.0, TESTS_OF_TWO * float(ndtr(-z))), window, memory, kept)
+    found = _sized(known, new, z, min(1.0, TESTS * float(ndtr(-z))), window, memory, kept)
+    # A rank cannot tell a large loss from a huge one, so harm that a few rows bear hides among ranks: the share of losses
+    # beyond nearly all of the reference is looked at as well, and the p of two looks is twice the smaller one.
+    limit = float(np.quantile(known, _TAIL)) if n0 >= FULL_REFERENCE else math.inf
+    if not np.any(new > limit) or limit == known.max():
+        return found
+    tail = scan(known > limit, new > limit, groups=None if labels is None else labels[kept])
+    if tail.problem or tail.p >= found.p or tail.at is None:
+        return replace(found, p=min(1.0, 2 * found.p))
+    return _sized(known, new, tail.z, min(1.0, 2 * tail.p), count - tail.at, memory, kept)
 
 
 def _best(ranks: Floats, windows: NDArray[np.intp]) -> tuple[float, int]:
