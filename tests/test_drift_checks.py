@@ -104,7 +104,7 @@ def test_a_harmless_shift_is_named_and_not_acted_on(world):
     assert found.runs() == ["declaration"]
 
 
-@pytest.mark.parametrize("executor", ["inline", "children"])
+@pytest.mark.parametrize("executor", ["inline", pytest.param("children", marks=pytest.mark.slow)])
 def test_a_harmful_change_is_trained_for_on_the_rows_since_it_began(world, executor):
     """S3-03, S3-06: errors rise, so the model is trained again; the new one knows the new pace, the old rows do not count."""
     found = world(executor=executor).begin()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.signal import lfilter
 
-from evertrain.drift import joint, statistics
+from evertrain.drift import grades, joint, statistics
 from evertrain.drift.columns import CAP, compare, floors
 from evertrain.drift.profile import Profile
 from evertrain.drift.signal import Family
@@ -31,7 +31,7 @@ def alarms(found, q=0.05):
     for family in Family:
         tested = [one for one in found if one.family is family and one.p is not None]
         if tested:
-            adjusted = statistics.benjamini_hochberg([one.p for one in tested])
+            adjusted = grades.adjust([one.p for one in tested])
             kept += [one for one, p in zip(tested, adjusted, strict=True) if p <= q and one.effect >= one.floor]
     return kept
 
@@ -255,7 +255,7 @@ def test_ten_columns_that_do_not_change_rarely_alarm(phi):
         found = compare(reference, rows[1000:], DEFAULT, times=times[1000:])
         p = [one.p for one in found if one.kind == "ks"]
         assert len(p) == 10
-        hits += statistics.simes(p) <= 0.05
+        hits += grades.simes(p) <= 0.05
     # 5 % and three standard errors; without effective rows it is nearly every check at 0.9.
     assert hits / checks < 0.05 + 3 * np.sqrt(0.05 * 0.95 / checks)
 
@@ -368,7 +368,7 @@ def test_a_copy_of_a_column_never_doubles_the_alarm(seed, width, shift):
         found = compare(Profile.of(two[0]), two[1], DEFAULT)
         again = [one.p for one in found if one.family is Family.DATA]
         assert len(again) == width + 1
-        assert statistics.simes(p) / 2 <= statistics.simes(again) <= 2 * statistics.simes(p)
+        assert grades.simes(p) / 2 <= grades.simes(again) <= 2 * grades.simes(p)
 
 
 def test_the_same_rows_in_another_order_are_the_same_signals():

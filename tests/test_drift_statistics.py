@@ -42,13 +42,6 @@ def test_vector_1_kolmogorov_smirnov():
     close(s.ks_distance(np.array([1.0, 1, 2, 2, 3]), np.array([1.0, 2, 2, 2, 3, 3])), 0.233333)
 
 
-def test_vector_2_corrections():
-    p = [0.001, 0.008, 0.039, 0.041, 0.042, 0.06, 0.074, 0.205, 0.212, 0.216]
-    close(s.benjamini_hochberg(p).tolist(), [0.01, 0.04, 0.084, 0.084, 0.084, 0.1, 0.74 / 7, 0.216, 0.216, 0.216])
-    close(s.holm(p).tolist(), [0.01, 0.072, 0.312, 0.312, 0.312, 0.312, 0.312, 0.615, 0.615, 0.615])
-    close(s.simes(p), 0.01)
-
-
 def test_vector_3_population_stability():
     for recent, index, noise, effect, p in (
         ([16, 18, 20, 20, 20, 20, 20, 20, 22, 24], 0.009623122, 0.054, 0.0, 0.996300491),
@@ -92,7 +85,7 @@ def test_vector_6_autocorrelation_time():
     close(x[:5].tolist(), [-0.094059, 0.236634, -0.092871, 0.049465, -0.430725])
     close(s.tau(x), 2.078367)
     close(s.tau(x <= np.median(x)), 2.0)
-    close(s.tau_of(x), 1.960741)
+    close(np.mean(s.tau(x <= np.quantile(x, (0.1, 0.25, 0.5, 0.75, 0.9))[:, np.newaxis])), 1.960741)
 
 
 def test_vector_16_auc_of_samples_that_do_not_differ():
@@ -200,11 +193,6 @@ def test_chi_square_is_that_of_scipy(before, data):
     assert (statistic, freedom, p) == (pytest.approx(found[0], abs=1e-8), found[2], pytest.approx(found[1], abs=1e-9))
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_corrections_are_those_of_scipy(p):
-    close(s.benjamini_hochberg(p).tolist(), stats.false_discovery_control(p).tolist(), 1e-12)
-
-
 def test_welch_is_that_of_scipy_with_many_rows():
     random = np.random.default_rng(5)
     first, second = random.normal(0, 1, 5_000), random.normal(0.05, 2, 4_000)
@@ -234,24 +222,6 @@ def test_pooled_levels_are_large_enough_and_lose_no_row(before, now):
     assert (first.sum(), second.sum()) == (before.sum(), now.sum())
     limit = 5 * (before.sum() + now.sum()) / min(before.sum(), now.sum())
     assert len(first) == 1 or (first + second).min() >= limit
-
-
-@given(st.lists(st.floats(1e-9, 1), min_size=1, max_size=20), st.integers(0, 19))
-def test_a_copy_of_a_signal_never_doubles_the_familys_evidence(p, place):
-    """Simes: `min_j d p_(j)/j` grows by at most (d+1)/d when any p comes twice."""
-    again = [*p, p[place % len(p)]]
-    assert s.simes(again) <= 2 * s.simes(p)
-    assert s.simes(again) >= s.simes(p) / 2
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=20))
-def test_corrected_p_keep_their_order_and_never_fall(p):
-    for adjust in (s.benjamini_hochberg, s.holm):
-        found = adjust(p)
-        assert (found >= np.array(p) - 1e-15).all()
-        assert (found <= 1).all()
-        order = np.argsort(p)
-        assert (np.diff(found[order]) >= -1e-15).all()
 
 
 def test_effects_have_no_size_where_nothing_changed():

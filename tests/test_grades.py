@@ -269,12 +269,6 @@ def test_a_factor_never_helps(p):
     assert all(one[Family.DATA] >= 1 for one in factors.values())
 
 
-def test_small_partitions_lean_on_the_one_above():
-    assert grades.shrunk(0.5, 0, 0.1) == pytest.approx(0.1)
-    assert grades.shrunk(0.5, 50, 0.1) == pytest.approx(0.3)
-    assert grades.shrunk(0.5, 5000, 0.1) == pytest.approx(0.496, abs=1e-3)
-
-
 def test_rows_to_label():
     assert grades.rows_to_label(0.1, 0.05) == 223
     assert grades.rows_to_label(0.0) > 0

@@ -18,12 +18,13 @@ from evertrain.reports import Line, Report, lines, read
 from evertrain.specs import Cause, on_drift
 from evertrain.triggers import Decision
 
-EDGES = [place / 2 - 5 for place in range(21)]
+EDGES = [place / 2 - 5 for place in range(1, 20)]
 SERIES = [[f"2026-05-{day:02d}T00:00:00+00:00", 0.30 if day < 10 else 0.42, 50] for day in range(1, 21)]
 
 
 def bell(middle: float) -> list[float]:
-    return [1000 * math.exp(-((edge + 0.25 - middle) ** 2) / 2) for edge in EDGES[:-1]]
+    heights = [math.exp(-((edge - 0.25 - middle) ** 2) / 2) for edge in [*EDGES, 5.0]]
+    return [one / sum(heights) for one in heights]
 
 
 def column(name: str, ratio: float, grade: int, **more: object) -> Signal:
@@ -33,7 +34,7 @@ def column(name: str, ratio: float, grade: int, **more: object) -> Signal:
 
 
 def loss(grade: int = 3) -> Signal:
-    told = {"series": SERIES, "change": 9, "baseline": 0.3}
+    told = {"series": SERIES, "change": 9, "before": 0.3, "loss": "absolute error"}
     return Signal(
         "loss", Family.PERFORMANCE, "loss_scan", 1e-9, 0.4, 0.15, "of the baseline loss", grade=grade, detail=told
     )
@@ -63,10 +64,8 @@ CASES = {
         Signal("inf", Family.DATA, "ks", p=0.0, effect=math.inf, floor=0.1, grade=3),
         Signal("nan", Family.DATA, "ks", effect=math.nan, floor=0.1),
         Signal("gone", Family.QUALITY, "type", stop=True),
-        column("strange", 2, 1, detail={"histogram": {"edges": [None, 1, 1, math.inf], "reference": [1, "2", 3], "recent": None}}),
-        column("empty", 2, 1, detail={"histogram": {"edges": [0, 1], "reference": [0], "recent": [0]}}),
-        column("open", 2, 1, detail={"histogram": {"edges": [None, 1, 2, math.inf], "reference": [1, 2, 3], "recent": [3, 2, 1]}}),
-        Signal("loss", Family.PERFORMANCE, "loss_scan", detail={"series": [[0, 0.1, 5], [1, 0.1, 0]], "change": 7}),
+        column("constant", 2, 1, detail={"histogram": {"edges": [1, 1, 1], "reference": [1, 0, 0, 0], "recent": [0, 0, 0, 0]}}),
+        Signal("loss", Family.PERFORMANCE, "loss_scan", grade=1, detail={"series": [[0, 0.1, 5]], "change": 0, "loss": "0/1"}),
     ),
 }  # fmt: skip
 
@@ -170,7 +169,7 @@ def test_hostile_names_are_only_text():
     signals = [column(name, 3, 2) for name in HOSTILE]
     signals.append(Signal(HOSTILE[0], Family.QUALITY, HOSTILE[1], effect=1, floor=0.1, unit=HOSTILE[0]))
     signals.append(Signal(HOSTILE[1], Family.DATA, "ks", insufficient=HOSTILE[0]))
-    shares = {"levels": HOSTILE, "reference": [1] * 9, "recent": list(range(9))}
+    shares = {"levels": HOSTILE, "reference": [1 / 9] * 9, "recent": [one / 36 for one in range(9)]}
     signals.append(column("levels", 5, 3, detail={"histogram": shares}))
     decision = decided(*signals, reason=HOSTILE[0], severity=Severity.MEDIUM, drift_type=DriftType.DATA)
 
@@ -225,7 +224,7 @@ def test_losses_are_drawn_with_their_change():
     page = Page(Report(CASES["critical with a change"]).to_html())
 
     assert "changed 2026-05-10" in page.text
-    assert "The mean loss was 0.3 at promotion and is 0.42 since 2026-05-10: +40 %." in page.text
+    assert "The mean absolute error was 0.3 at promotion and is 0.42 since 2026-05-10: +40 %." in page.text
     assert sum(tag == "circle" and attrs.get("class") == "dot" for tag, attrs in page.tags) == len(SERIES)
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+import shutil
 import sqlite3
 import warnings
 from contextlib import closing
@@ -15,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from evertrain import CsvFile, Custom, Project
+from evertrain.clock import ManualClock
 from evertrain.store import migrations, views
 from evertrain.store.connect import Store
 from evertrain.store.migrations import migrate
 
-from .conftest import line_model
+from .conftest import TOYS, line_model
 
 ROOT = Path(__file__).resolve().parent.parent
 # The columns that document 003 names, and what its readers will look for.
@@ -54,25 +56,33 @@ def retrain(project: Project, noise: float, **options: object) -> None:
     project.trigger("line")
 
 
-@pytest.fixture
-def history(make, folder, clock, monkeypatch) -> Path:
-    """A folder whose store has seen a promotion, a better model, a worse one, one not needed, too few rows, a failure."""
-    monkeypatch.chdir(folder)
+@pytest.fixture(scope="module")
+def history(tmp_path_factory) -> Path:
+    """A folder whose store has seen a promotion, a better model, a worse one, one not needed, too few rows, a failure.
+
+    Tests only read it.
+    """
+    folder, clock = tmp_path_factory.mktemp("history"), ManualClock()
+    shutil.copy(TOYS, folder / "toys.py")
     write(folder)
-    project = make(clock=clock)
-    towns(project, folder)
-    clock.advance(seconds=60)
-    for noise in (20.0, 0.0, 20.0):
-        retrain(project, noise)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        project = Project("test", root=folder, executor="inline", clock=clock)
+        towns(project, folder)
         clock.advance(seconds=60)
-    retrain(project, 0.0)  # as the champion was made, of the very rows that it knows
-    line_model(project, "few", min_samples=1000)
-    (folder / "orders").write_text("raise")
-    line_model(project, "broken", trainer=Custom("toys:Unruly"), max_attempts=1)
-    clock.advance(seconds=60)
-    project.trigger("few")
-    clock.advance(seconds=60)
-    project.trigger("broken")
+        for noise in (20.0, 0.0, 20.0):
+            retrain(project, noise)
+            clock.advance(seconds=60)
+        retrain(project, 0.0)  # as the champion was made, of the very rows that it knows
+        line_model(project, "few", min_samples=1000)
+        (folder / "orders").write_text("raise")
+        line_model(project, "broken", trainer=Custom("toys:Unruly"), max_attempts=1)
+        clock.advance(seconds=60)
+        project.trigger("few")
+        clock.advance(seconds=60)
+        project.trigger("broken")
+        project.close()
     return folder
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.decisions.streams import Steps, Stream, answer
+from evertrain.drift.grades import fleet_factors
 from evertrain.drift.profile import Profile
 from evertrain.drift.signal import Severity
-from evertrain.evidence import decide, decide_all, measure
+from evertrain.evidence import decide, measure
 from evertrain.specs import Drift
 
 OF_MANY = ", one look of 30"
@@ -76,7 +77,9 @@ def speed(stream: Stream) -> Steps:
 
         def check() -> object:
             parts = {str(one): recent.iloc[one * rows : (one + 1) * rows] for one in range(many)}
-            return decide_all({key: measure(sketch, part, config=config) for key, part in parts.items()}, config)
+            found = {key: measure(sketch, part, config=config) for key, part in parts.items()}
+            factors = fleet_factors(found)
+            return {key: decide(one, config, fleet=factors[key]) for key, one in found.items()}
 
         yield f"{many:,} partitions of {rows} rows", check
         return

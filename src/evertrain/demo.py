@@ -104,6 +104,23 @@ project.model(
 )
 '''
 
+_DAYS_PROJECT = f'''"""What the demo replayed: deliveries of {_DAYS} days, checked for drift."""
+
+from evertrain import Project, on_drift
+
+project = Project("days", executor="inline")
+deliveries = project.dataset("deliveries", key="id", time="at")
+project.model(
+    "minutes",
+    deliveries,
+    target="minutes",
+    trainer="sklearn.linear_model:LinearRegression",
+    triggers=[on_drift("{_STEP}d")],
+    features=["km", "parcels"],
+    min_samples=200,
+)
+'''
+
 
 @dataclass
 class Screen:
@@ -465,6 +482,8 @@ def _ninety_days(show: Play, number: int) -> None:
         number, f"{_DAYS} days of deliveries (generated) in seconds: a moved clock, a drift check every {_STEP} days."
     )
     clock = ManualClock(wall=SystemClock().now() - timedelta(days=_DAYS + _KNOWN_DAYS))
+    (show.root / "days").mkdir()
+    (show.root / "days" / "project.py").write_text(_DAYS_PROJECT)  # the same again, for the command line
     project = Project("days", root=show.root / "days", executor="inline", clock=clock)
     deliveries = project.dataset("deliveries", key="id", time="at")
     project.model(
@@ -566,6 +585,7 @@ def _closing(show: Play) -> None:
     again = "make demo" if Path("Makefile").exists() else f"{_python()} -m evertrain.demo"
     for command in ("status", "why iris", "history", "forecast harvest -p fruit=Mango,town=Orani"):
         show.screen.line(f"   {_command(command, show.root)}")
+    show.screen.line(f"   {_command('why minutes', show.root / 'days')}")
     show.screen.line(f"Go on watching: KEEP=1 {again}, then edit the files in {_relative(show.root / 'data' / 'raw')}.")
 
 

@@ -109,6 +109,7 @@ def measure(
     *,
     ref_losses: ArrayLike | None = None,
     times: ArrayLike | None = None,
+    ref_times: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     importances: Mapping[str, float] | None = None,
     score: str | None = None,
@@ -127,7 +128,8 @@ def measure(
         baseline: scores of the champion when it was promoted, by name; counts where there are no reference losses.
         ref_losses: losses of the champion on rows it had not seen, in the unit of `score`; None is what the profile
             has.
-        times: when each recent row happened; rows that depend on their neighbours are then told apart from others.
+        times, ref_times: when each recent row and each row of a reference table happened; rows that depend on their
+            neighbours then count for fewer, and a season is taken off.
         groups: a label per labelled row where rows come in groups, e.g. the customer.
         importances: how much the model relies on each column, any scale.
         score: by whose losses rows are judged; None is accuracy, or r2 for numbers.
@@ -172,7 +174,7 @@ def measure(
     if config.profile == grades.SEED and isinstance(reference, pd.DataFrame):
         signals, ref_rows = seed.columns(reference, rows, config), len(reference)
     else:
-        profile = _profile(reference, importances, config, notes)
+        profile = _profile(reference, ref_times, importances, config, notes)
         ref_rows = profile.rows
         ref_losses = profile.losses if ref_losses is None and len(profile.losses) else ref_losses
         said = predicted[newest] if aligned and predicted is not None else None
@@ -192,13 +194,17 @@ def measure(
 
 
 def _profile(
-    reference: Profile | pd.DataFrame, importances: Mapping[str, float] | None, config: Drift, notes: list[str]
+    reference: Profile | pd.DataFrame,
+    times: ArrayLike | None,
+    importances: Mapping[str, float] | None,
+    config: Drift,
+    notes: list[str],
 ) -> Profile:
     """Return the reference's profile, with the importances that were given."""
     from evertrain.drift.profile import Profile
 
     if not isinstance(reference, Profile):
-        found = Profile.of(reference, weights=importances, exact=True, joint=bool(config.joint))
+        found = Profile.of(reference, times=times, weights=importances, exact=True, joint=bool(config.joint))
     elif importances is None:
         found = reference
     else:
@@ -245,7 +251,6 @@ def _with_losses(
 ) -> Evidence:
     """Return the evidence with what the losses of labelled rows say."""
     from evertrain.drift import losses as scans
-    from evertrain.drift.series import blocks
 
     live = scores.losses(how.name, actual, predicted, **chances)
     usable = np.isfinite(live)
@@ -283,7 +288,7 @@ def _with_losses(
         loss = words or unit.value
         signals.append(_loss_signal(result, kind, loss, count, config, baseline, worse_than_guessing=guessing))
     if not words and signals and signals[-1].family is Family.PERFORMANCE:  # rows have no losses of another score
-        series, change = blocks(live, moments, None if result.problem else result.at)
+        series, change = scans.blocks(live, moments, None if result.problem else result.at)
         known_mean = {} if result.problem else {"before": result.before}
         detail = {"loss": unit.value, **known_mean, **signals[-1].detail, "series": series, "change": change}
         signals[-1] = replace(signals[-1], detail=detail)
@@ -530,7 +535,6 @@ def decide(
     *,
     level: float | None = None,
     new_share: float | None = None,
-    name: str = "",
     state: Mapping[str, Any] | None = None,
     fleet: Mapping[Family, float] | None = None,
 ) -> Decision:
@@ -539,9 +543,8 @@ def decide(
     Args:
         level: chance of a false alarm that this check may have; None is what the budget leaves for one check.
         new_share: of the recent rows, those that the check before had not seen; None is told by `state`.
-        name: of the partition, where the model has several; put before the reason.
         state: `evidence["state"]` of the decision before; with it persistence and overlapping windows are known.
-        fleet: where many partitions were checked in one round, see `decide_all`.
+        fleet: where many partitions were checked in one round: `grades.fleet_factors` of this one.
     """
     state = state or {}
     new_share = _new_share(found, state) if new_share is None else new_share
@@ -589,29 +592,15 @@ def decide(
     if code in ("steady", "mild") and not found.labelled_rows and moved:
         rows = grades.rows_to_label()
         code = "unlabelled" if code == "mild" else code
-        reason = f"{reason}; without labels nobody knows whether it hurts: label {rows} recent rows"
+        unknown = "no actual of these rows is known yet, so nobody knows whether it hurts"
+        reason = f"{reason}; {unknown}; where none will come, label {rows} of them"
         evidence["label_rows"] = rows
     if literal and code != "few_rows":
         reason = f"{reason}; {seed.WARNING}"
     return Decision(
-        Cause.DRIFT, RULE, fired, code, f"{name}: {reason}" if name else reason, severity, evidence, None,
+        Cause.DRIFT, RULE, fired, code, reason, severity, evidence, None,
         confidence=sure, drift_type=kind, found=graded,
     )  # fmt: skip
-
-
-def decide_all(
-    found: Mapping[str, Evidence], config: Drift, *, states: Mapping[str, Mapping[str, Any]] | None = None
-) -> dict[str, Decision]:
-    """Return the decision on each partition of one round of checks.
-
-    However many partitions are looked at, the share of false alarms among the alarms stays bounded: the p-values of
-    each family are corrected over all of them.
-    """
-    factors = grades.fleet_factors(found)
-    return {
-        key: decide(one, config, name=key, state=(states or {}).get(key), fleet=factors[key])
-        for key, one in found.items()
-    }
 
 
 def should_retrain(
@@ -623,6 +612,7 @@ def should_retrain(
     *,
     ref_losses: ArrayLike | None = None,
     times: ArrayLike | None = None,
+    ref_times: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     importances: Mapping[str, float] | None = None,
     score: str | None = None,
@@ -648,8 +638,8 @@ def should_retrain(
         return decide(Evidence(reference_rows=_rows(reference), recent_rows=len(recent)), config, state=state)
     level = config.budget if state is None else None  # a check by itself is no one of many in a month
     found = measure(
-        reference, recent, predictions, actuals, baseline_metrics, ref_losses=ref_losses, times=times, groups=groups,
-        importances=importances, score=score, target=target, config=config,
+        reference, recent, predictions, actuals, baseline_metrics, ref_losses=ref_losses, times=times, ref_times=ref_times,
+        groups=groups, importances=importances, score=score, target=target, config=config,
     )  # fmt: skip
     return decide(found, config, level=level, state=state)
 
@@ -708,15 +698,15 @@ def _what_changed(found: Evidence) -> str:
         if one.family is Family.QUALITY:
             quality.setdefault(_KIND_WORDS.get(one.kind, one.kind), []).append(one.name)
     parts += [f"{words}: {_some(names)}" for words, names in quality.items()]
-    if parts:
-        return "; ".join(parts)
     rise = next((one for one in found.signals if one.family is Family.PERFORMANCE), None)
     loss = ""
     if rise is not None and rise.insufficient:
         loss = f"; about losses nothing can be said yet: {rise.insufficient}"
     elif rise is not None and "after" in rise.detail:
         on = plural(int(rise.detail["window"]), "labelled row")
-        loss = f"; the {_spoken(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g} on {on}"
+        loss = f"; the {loss_in_words(rise.detail['loss'])} was {rise.detail['before']:.3g} and is {rise.detail['after']:.3g} on {on}"
+    if parts:
+        return "; ".join(parts) + ("" if rise is not None and rise.grade else loss)
     unmade = [one for one in found.signals if one.insufficient and one is not rise]
     made = len(found.signals) - len(unmade) - bool(rise is not None and rise.insufficient)
     few = f"; {plural(len(unmade), 'comparison')} could not be made ({unmade[0].insufficient})" if unmade else ""
@@ -734,12 +724,12 @@ def _of_performance(one: Signal, found: Evidence) -> str:
     since = f", since {found.changed_at[:10]}" if found.changed_at else ""
     guess = "; worse than always giving the same answer" if detail.get("worse_than_guessing") else ""
     return (
-        f"the {_spoken(detail['loss'])} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
+        f"the {loss_in_words(detail['loss'])} rose by {_per_cent(detail['ratio'])} ({detail['before']:.3g} to"
         f" {detail['after']:.3g} on {plural(int(detail['window']), 'labelled row')}{since}){guess}"
     )
 
 
-def _spoken(loss: str) -> str:
+def loss_in_words(loss: str) -> str:
     """Return what the mean of a loss is called; a score that is no such mean goes by its name."""
     return _LOSS_WORDS[Loss(loss)] if loss in set(Loss) else loss
 
@@ -778,4 +768,4 @@ def _instant(text: object) -> datetime | None:
         raise DataError(f"the state has the time {text!r}; allowed: what the decision before returned") from error
 
 
-__all__ = ["EXPLANATIONS", "Explanation", "decide", "decide_all", "measure", "should_retrain"]
+__all__ = ["EXPLANATIONS", "Explanation", "decide", "loss_in_words", "measure", "should_retrain"]

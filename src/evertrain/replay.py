@@ -24,8 +24,6 @@ _JUDGING = ("severity", "min_confidence", "budget", "period", "correction", "min
 _LIMITS = {"concept_drift": "error_increase", "performance_drop": "r2_drop", "rmse_increase": "rmse_increase"}
 _OF_SEED = ("p_value", "outlier_share", *_LIMITS.values())
 
-_ROUNDING = 1e-9  # as the rules themselves round
-
 
 @dataclass(frozen=True)
 class WhatIf:
@@ -35,7 +33,6 @@ class WhatIf:
         checks: checks that were decided again.
         fired_now, fired_then: how many fire as configured, and with the changes.
         by_day: checks, fired now and fired then of every day that had checks, oldest first; "" without times.
-        added, removed: places of the checks that would fire in addition, and that would no longer.
         now, then: the decisions, in the order of the evidence.
     """
 
@@ -43,8 +40,6 @@ class WhatIf:
     fired_now: int
     fired_then: int
     by_day: Mapping[str, tuple[int, int, int]]
-    added: tuple[int, ...]
-    removed: tuple[int, ...]
     now: tuple[Decision, ...]
     then: tuple[Decision, ...]
 
@@ -81,11 +76,8 @@ def what_if(evidences: Sequence[Evidence], config: Drift, **changes: Any) -> Wha
         day = (found.until or "")[:10]
         checks, fired, would = by_day.get(day, (0, 0, 0))
         by_day[day] = (checks + 1, fired + before.fired, would + after.fired)
-    pairs = list(enumerate(zip(now, then, strict=True)))
     return WhatIf(
         len(now), sum(one.fired for one in now), sum(one.fired for one in then), dict(sorted(by_day.items())),
-        tuple(place for place, (before, after) in pairs if after.fired and not before.fired),
-        tuple(place for place, (before, after) in pairs if before.fired and not after.fired),
         tuple(now), tuple(then),
     )  # fmt: skip
 
@@ -142,5 +134,4 @@ def _by_rule(one: Signal, tried: Drift) -> Signal:
         return seed.data_drift(one.name, 1.0 if one.p is None else one.p, one.effect, tried)
     if one.kind == "outliers":
         return seed.outliers(one.name, one.effect, tried)
-    limit = getattr(tried, _LIMITS[one.kind])
-    return replace(one, floor=limit, grade=sum(one.effect > limit * times + _ROUNDING for times in (1, 2, 4)))
+    return seed.limited(one, getattr(tried, _LIMITS[one.kind]))

@@ -6,7 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 
 TRIGGERED = 10
 
-Reference = Annotated[
-    Path, typer.Option("--reference-data", help="Rows that the model was trained on: CSV or Parquet.")
-]
-Recent = Annotated[Path, typer.Option("--recent-data", help="Rows since, oldest first.")]
+_REFERENCE = typer.Option("--reference-data", help="Rows that the model was trained on: CSV or Parquet.")
+_RECENT = typer.Option("--recent-data", help="Rows since, oldest first.")
 Profile = Annotated[
     str | None, typer.Option(help="default, sensitive, conservative, guaranteed, or seed: the plain old rules.")
 ]
@@ -50,10 +48,8 @@ def check(
         str | None, typer.Argument(help="A model of this project with `on_drift()`; or files instead.")
     ] = None,
     partition: Partitions = None,
-    reference_data: Annotated[
-        Path | None, typer.Option("--reference-data", help="Rows that the model was trained on: CSV or Parquet.")
-    ] = None,
-    recent_data: Annotated[Path | None, typer.Option("--recent-data", help="Rows since, oldest first.")] = None,
+    reference_data: Annotated[Path | None, _REFERENCE] = None,
+    recent_data: Annotated[Path | None, _RECENT] = None,
     recent_predictions: Annotated[
         Path | None, typer.Option("--recent-predictions", help="What the model answered for recent rows: a .npy array.")
     ] = None,
@@ -81,6 +77,8 @@ def check(
     With files no project is needed, and the answer is always JSON. By name, a model's champion is looked at now, as
     the loop does every day.
     """
+    from evertrain.sources.npy import read_npy
+
     files = (reference_data, recent_data, recent_predictions, recent_actuals)
     more = (baseline, target, time, profile, min_confidence, settings)
     if model is not None:
@@ -95,12 +93,12 @@ def check(
         with _only_json():
             _may_write(html)
             config = _config(profile, min_confidence, settings)
-            given = _Given(
-                _rows(reference_data), _rows(recent_data), _array(recent_predictions), _array(recent_actuals),
-                _scores(baseline), target, time,
-            )  # fmt: skip
+            predictions, actuals = (
+                one if one is None else read_npy(one) for one in (recent_predictions, recent_actuals)
+            )
+            reference, recent, scores = _rows(reference_data), _rows(recent_data), _scores(baseline)
             with here.patiently("Comparing"):
-                decision = given.decide(config, reference_data.name, recent_data.name)
+                decision = _decide(reference, recent, predictions, actuals, scores, target, time, config)
             _page(html, decision, target or "", config)
         show.as_json(told(decision, config))
         _say(decision)
@@ -139,8 +137,8 @@ def _check_model(model: str, partition: list[str] | None, html: Path | None, *, 
 
 @app.command()
 def execute(
-    reference_data: Reference,
-    recent_data: Recent,
+    reference_data: Annotated[Path, _REFERENCE],
+    recent_data: Annotated[Path, _RECENT],
     target: Annotated[
         str | None, typer.Option(help="The column to predict; where there is no project, one is begun for it.")
     ] = None,
@@ -160,6 +158,7 @@ def execute(
     The rows of both files are trained on, but for a fifth that no version ever sees. Without a project, `--target`
     begins one in this folder, and the first model is made of the reference rows.
     """
+    from evertrain.cli.live import waiting
     from evertrain.control import begin
     from evertrain.control.execute import execute as run
     from evertrain.control.execute import model_of, trainer_of
@@ -170,54 +169,45 @@ def execute(
         reference, recent = begin.rows_of(reference_data), begin.rows_of(recent_data)
         with _project(reference_data, target, trainer) as opened:
             meant = model_of(opened, model, target, trainer_of(trainer) if trainer else None)
-            from evertrain.cli.live import waiting
-
             with waiting(f"Executing for {meant.name}"):
-                done = run(
-                    opened, meant, reference.frame, recent.frame, config=config, force=force, actor=here.user()
-                )  # fmt: skip
+                done = run(opened, meant, reference.frame, recent.frame, config=config, force=force, actor=here.user())
         if done.check is not None:
             _page(html, done.check, done.model, config)
     show.as_json(executed(done, config))
-    _say_executed(done)
+    _say(done.check, done)
     if done.outcome == "failed":
         raise typer.Exit(5)
     if exit_code and done.triggered:
         raise typer.Exit(TRIGGERED)
 
 
-@dataclass(frozen=True, eq=False)
-class _Given:
-    """What the files and options of a check say."""
+def _decide(
+    reference: pd.DataFrame,
+    recent: pd.DataFrame,
+    predictions: NDArray[np.generic] | None,
+    actuals: NDArray[np.generic] | None,
+    baseline: Mapping[str, float],
+    target: str | None,
+    time: str | None,
+    config: Drift,
+) -> Decision:
+    """Return the decision on the rows of two files."""
+    from evertrain import evidence
+    from evertrain.errors import ConfigError
 
-    reference: pd.DataFrame
-    recent: pd.DataFrame
-    predictions: NDArray[np.generic] | None
-    actuals: NDArray[np.generic] | None
-    baseline: Mapping[str, float]
-    target: str | None
-    time: str | None
-
-    def decide(self, config: Drift, reference: str, recent: str) -> Decision:
-        """Return the decision; the two names are of the files."""
-        from evertrain import evidence
-        from evertrain.errors import ConfigError
-
-        for option, column, frame, file in (
-            ("--target", self.target, self.reference, reference),
-            ("--time", self.time, self.recent, recent),
-        ):
-            if column is not None and column not in frame.columns:
-                raise ConfigError(option, column, f"a column of {file}: {', '.join(frame.columns)}")
-        actuals = self.actuals
-        if actuals is None and self.predictions is not None and self.target in self.recent.columns:
-            actuals = self.recent[self.target].to_numpy()
-        apart = [one for one in (self.target, self.time) if one is not None]
-        return evidence.should_retrain(
-            self.reference.drop(columns=apart, errors="ignore"), self.recent.drop(columns=apart, errors="ignore"),
-            self.predictions, actuals, self.baseline, config=config,
-            times=None if self.time is None else self.recent[self.time].to_numpy(),
-        )  # fmt: skip
+    for option, column, frame, file in (
+        ("--target", target, reference, "--reference-data"), ("--time", time, recent, "--recent-data"),
+    ):  # fmt: skip
+        if column is not None and column not in frame.columns:
+            raise ConfigError(option, column, f"a column of {file}: {', '.join(frame.columns)}")
+    if actuals is None and predictions is not None and target in recent.columns:
+        actuals = recent[target].to_numpy()
+    apart = [one for one in (target, time) if one is not None]
+    return evidence.should_retrain(
+        reference.drop(columns=apart, errors="ignore"), recent.drop(columns=apart, errors="ignore"), predictions,
+        actuals, baseline, config=config, times=None if time is None else recent[time].to_numpy(),
+        ref_times=reference[time].to_numpy() if time in reference.columns else None,
+    )  # fmt: skip
 
 
 # --- input ------------------------------------------------------------------------------------------------------
@@ -258,11 +248,10 @@ def _project(reference: Path, target: str | None, trainer: str | None) -> Iterat
 def _config(profile: str | None, min_confidence: int | None, settings: list[str] | None) -> Drift:
     from evertrain.specs import Drift
 
-    given: dict[str, Any] = here.assigned(settings or [], "name=value, such as error_increase=20%")
-    if "joint" in given:
-        given["joint"] = tuple(given["joint"].split(","))
     own = {"profile": profile, "min_confidence": min_confidence}
-    return Drift(**given | {name: value for name, value in own.items() if value is not None})
+    return Drift(
+        **here.drift_settings(settings or []) | {name: value for name, value in own.items() if value is not None}
+    )
 
 
 def _scores(given: list[str] | None) -> dict[str, float]:
@@ -291,40 +280,6 @@ def _rows(file: Path) -> pd.DataFrame:
         said = f"{file.name}: {table.set_aside_count} rows set aside, the first: line {first.line}, {first.reason}"
         show.console(stderr=True).print(printable(said), style="yellow")
     return to_pandas(table.frame, schema_of(table.frame))
-
-
-def _array(file: Path | None) -> NDArray[np.generic] | None:
-    """Return a .npy array of one value per row.
-
-    Mapped into memory, so that a header that promises more than the file holds is refused, not believed; pickled
-    objects cannot be mapped, so that nothing in the file is ever run (numpy.lib.format, "NEP 1").
-
-    Raises:
-        DataError: the file cannot be read as such.
-    """
-    import numpy as np
-
-    from evertrain.errors import DataError
-
-    if file is None:
-        return None
-    try:
-        found: NDArray[np.generic] = np.array(np.lib.format.open_memmap(file, mode="r"))
-    except FileNotFoundError:
-        raise DataError(f"{file} is missing", source=str(file)) from None
-    except Exception as error:  # noqa: BLE001 - a damaged header ends in errors of Python's own tokenizer, and more
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise DataError(
-            f"{file.name} is no plain .npy array: {reason}; save it with numpy.save", source=file.name
-        ) from None
-    if found.ndim == 2 and found.shape[1] == 1:
-        found = found[:, 0]
-    if found.ndim != 1 or found.dtype.kind not in "biufUS":
-        raise DataError(
-            f"{file.name} holds {found.dtype} of shape {found.shape}; one number or text per row is needed",
-            source=file.name,
-        )
-    return found
 
 
 def _may_write(html: Path | None) -> None:
@@ -363,9 +318,8 @@ def told(decision: Decision, config: Drift) -> dict[str, Any]:
 
 def executed(done: Executed, config: Drift) -> dict[str, Any]:
     """Return an execution as JSON values."""
-    answer = {**{name: value for name, value in vars(done).items() if name != "check"}}
-    plain: dict[str, Any] = _plain(answer)
-    return {**plain, "check": told(done.check, config) if done.check else None}
+    plain: dict[str, Any] = _plain({**vars(done), "check": done.check and told(done.check, config)})
+    return plain
 
 
 def _page(html: Path | None, decision: Decision, called: str, config: Drift) -> None:
@@ -388,26 +342,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _say(decision: Decision) -> None:
+def _say(decision: Decision | None, done: Executed | None = None) -> None:
     """Tell a person in front of a terminal; a program has the JSON."""
     if not sys.stderr.isatty():
         return
     from evertrain.partitions import printable
 
     out = show.console(stderr=True)
-    word = "retrain" if decision.fired else "do not retrain"
-    out.print(f"{decision.severity.upper()}: {word}", style=show.SEVERITY.get(decision.severity))
-    out.print(printable(decision.reason))
-
-
-def _say_executed(done: Executed) -> None:
-    if not sys.stderr.isatty():
-        return
-    from evertrain.partitions import printable
-
-    if done.check is not None:
-        _say(done.check)
-    out = show.console(stderr=True)
-    shifted = f" {done.old_version or 'nothing'} -> {done.new_version}" if done.outcome == "promoted" else ""
-    out.print(printable(f"{done.outcome.replace('_', ' ')}{shifted}: {done.reason}"))
-    out.print(f"Next: {show.command_line(f'history --model {done.model}')}", style="bold")
+    if decision is not None:
+        word = "retrain" if decision.fired else "do not retrain"
+        out.print(f"{decision.severity.upper()}: {word}", style=show.SEVERITY.get(decision.severity))
+        out.print(printable(decision.reason))
+    if done is not None:
+        shifted = f" {done.old_version or 'nothing'} -> {done.new_version}" if done.outcome == "promoted" else ""
+        out.print(printable(f"{done.outcome.replace('_', ' ')}{shifted}: {done.reason}"))
+        out.print(f"Next: {show.command_line(f'history --model {done.model}')}", style="bold")

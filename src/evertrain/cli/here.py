@@ -161,6 +161,21 @@ def assigned(given: list[str], form: str, called: str = "--set") -> dict[str, st
     return found
 
 
+def drift_settings(given: list[str]) -> dict[str, Any]:
+    """Return what `--set name=value` options say of a `Drift`; numbers are numbers, and `joint` is divided by commas.
+
+    >>> drift_settings(["error_increase=0.10", "missing_increase=5%", "joint=pca,classifier"])
+    {'error_increase': 0.1, 'missing_increase': '5%', 'joint': ('pca', 'classifier')}
+    """
+    found: dict[str, Any] = dict(assigned(given, "name=value, such as error_increase=20%"))
+    for name, value in found.items():
+        with contextlib.suppress(ValueError):
+            found[name] = json.loads(value)
+    if "joint" in found:
+        found["joint"] = tuple(str(found["joint"]).split(","))
+    return found
+
+
 def partitions(model: Model, given: list[str] | None) -> list[dict[str, Any]] | None:
     """Return the partitions that a person typed, with values of the columns' types."""
     return [_partition(model.spec, (model.extract or {}).get("columns", {}), text) for text in given] if given else None

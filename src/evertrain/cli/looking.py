@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -208,20 +207,13 @@ def what_if(
     """Show how often other thresholds would have fired, on the stored evidence of past drift checks; trains nothing."""
     from evertrain.control import tell
 
-    wanted = dict(_setting(one) for one in changes)
+    wanted = here.drift_settings(changes)
     with here.opened() as opened:
         found = tell.what_if(opened, model, days, **wanted)
     if as_json:
-        show.as_json(
-            {
-                "checks": found.checks,
-                "fired_now": found.fired_now,
-                "fired_then": found.fired_then,
-                "by_day": {
-                    day: dict(zip(("checks", "now", "then"), each, strict=True)) for day, each in found.by_day.items()
-                },
-            }
-        )
+        days_told = {day: dict(zip(("checks", "now", "then"), each, strict=True)) for day, each in found.by_day.items()}
+        totals = {"checks": found.checks, "fired_now": found.fired_now, "fired_then": found.fired_then}
+        show.as_json({**totals, "by_day": days_told})
         return
     said = ", ".join(changes)
     if not found.checks:
@@ -237,20 +229,6 @@ def what_if(
     if rows:
         show.table(["day", "checks", "fire now", "would fire"], rows)
     show.following(f"why {model}")
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """Return name and value of "severity=medium"; numbers are numbers."""
-    import json
-
-    from evertrain.errors import ConfigError
-
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError("--set", text, "NAME=VALUE, such as error_increase=0.10")
-    with contextlib.suppress(ValueError):
-        return name, json.loads(value)
-    return name, value
 
 
 @app.command()

@@ -14,6 +14,7 @@ from evertrain.events import Kind
 from evertrain.observations import Labelled, Noted, Recorder, Value
 from evertrain.observations.rows import plain, typed
 from evertrain.partitions import KeyText, encode
+from evertrain.sources.npy import read_npy
 from evertrain.specs import CsvFile, Dataset, ModelSpec, ProjectSpec
 
 if TYPE_CHECKING:
@@ -141,30 +142,10 @@ def _values(
     """Return predictions or actuals: those that were given, the `.npy` file of that path, or a column."""
     if given is None:
         return plain(_column(frame, column, what), what) if needed or column else None  # type: ignore[arg-type]
-    found = plain(_array(Path(given)) if isinstance(given, str | Path) else given, what)  # type: ignore[arg-type]
+    found = plain(read_npy(Path(given)) if isinstance(given, str | Path) else given, what)  # type: ignore[arg-type]
     if len(found) != frame.height:
         raise DataError(f"there are {len(found):,} {what}s for {frame.height:,} rows")
     return found
-
-
-def _array(path: Path) -> NDArray[Any]:
-    """Return a `.npy` file; what would have to be unpickled is refused."""
-    import numpy as np
-
-    try:
-        # Mapped: a header that promises more than the file holds is refused before memory is taken for it.
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}", source=str(path)) from None
-    except Exception as error:  # noqa: BLE001 - a header of no array makes NumPy raise whatever its parts do
-        raise DataError(
-            f"{path.name} is no .npy file of numbers or texts ({str(error).splitlines()[0]}); np.save writes one",
-            source=str(path),
-        ) from None
-    if not isinstance(found, np.ndarray) or found.ndim != 1:
-        shape = getattr(found, "shape", "of several arrays")
-        raise DataError(f"{path.name} has shape {shape}; one value per row is needed, shape (n,)", source=str(path))
-    return np.array(found)
 
 
 def _keys(spec: ModelSpec, frame: pl.DataFrame, partition: Mapping[str, Any] | None) -> list[KeyText] | None:

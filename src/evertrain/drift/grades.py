@@ -327,15 +327,6 @@ def fleet_factors(found: Mapping[Key, Evidence]) -> dict[Key, dict[Family, float
     return factors
 
 
-def shrunk(loss: float, rows: int, parent: float, k: int = 50) -> float:
-    """Return a small partition's mean loss, pulled towards the one above it as if that held `k` of its rows.
-
-    >>> shrunk(0.5, 50, 0.1)
-    0.3
-    """
-    return (rows * loss + k * parent) / (rows + k)
-
-
 def rows_to_label(share: float = 0.1, rise: float = 0.05) -> int:
     """Return how many labelled rows show a rise of an error rate: 80 % of the time, at 5 % one-sided.
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, stdtr, xlogy  # type: ignore[import-untyped]
 
 from evertrain.drift.statistics import autocovariance, tau
-from evertrain.errors import ConfigError, DataError
+from evertrain.errors import DataError
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +30,7 @@ RING = 20_000  # newest losses that a scan looks at
 # losses with two values.
 TESTS, TESTS_OF_TWO = 7, 5
 BLOCKS = 10
+DRAWN = 40  # blocks of losses that are stored with a check
 _STUDENT = 2.262157  # 97.5 % of Student's t with BLOCKS - 1 degrees of freedom
 LAGS = 50  # of live losses: a slow rise, which is what is looked for, is no dependence
 BETS = (0.1, 0.2, 0.4, 0.8, 1.6)
@@ -69,17 +70,6 @@ class Scan:
     reference: int = 0
     memory: float = 1.0
     problem: str = ""
-
-
-def threshold(alpha: float, checks: float) -> float:
-    """Return the z above which a scan may alarm, so that `checks` looks together alarm by chance at most `alpha`.
-
-    >>> round(threshold(0.05, 100), 6)
-    3.803168
-    """
-    if not (0 < alpha < 1 and checks >= 1):
-        raise ConfigError("threshold", (alpha, checks), "a chance between 0 and 1, and at least one check")
-    return NormalDist().inv_cdf(1 - alpha / (TESTS * checks))
 
 
 def pit(reference: ArrayLike, losses: ArrayLike) -> Floats:
@@ -192,7 +182,12 @@ def _divergence(a: Floats, b: Floats) -> Floats:
 def _widened(z: float, reference: float) -> float:
     if reference >= FULL_REFERENCE:
         return float(z)
-    return float(-ndtri(max(float(stdtr(reference - 1, -z)), 1e-300)))
+    return _student(z, reference - 1)
+
+
+def _student(z: float, freedom: float) -> float:
+    """Return the normal z as unlikely as one of Student's t."""
+    return float(-ndtri(max(float(stdtr(freedom, -z)), 1e-300)))
 
 
 def _sized(known: Floats, new: Floats, z: float, p: float, window: int, memory: float, kept: NDArray[np.intp]) -> Scan:
@@ -284,9 +279,8 @@ def rise_over(before: float, rows: int, live: ArrayLike, *, groups: ArrayLike | 
     kept = np.flatnonzero(np.isfinite(whole))
     new = whole[kept]
     count = int(new.size)
-    if count < SMALLEST_WINDOW or rows < LEAST_REFERENCE:
-        few = f"{count} labelled rows and a baseline of {rows} rows"
-        return Scan(live=count, reference=rows, problem=f"{few}; needed are {SMALLEST_WINDOW} and {LEAST_REFERENCE}")
+    if few := _too_few(count, rows):
+        return few
     memory = _memory(_level(new, _step(new)), LAGS)
     if groups is not None:
         memory = max(memory, design_effect(new, np.asarray(groups)[kept]))
@@ -301,13 +295,7 @@ def rise_over(before: float, rows: int, live: ArrayLike, *, groups: ArrayLike | 
         total = variance + base_variance
         z = (after - before) / np.sqrt(total) if total > 0 else float(np.sign(after - before)) * 40.0
     z = _widened(float(z), count / memory)
-    base = abs(before) or (abs(after) or 1.0) * 0.5 / (rows + 1)
-    ratio = (after - before) / base
-    half = _STUDENT * float(np.sqrt(variance + (1 + ratio) ** 2 * base_variance)) / base
-    return Scan(
-        z, float(ndtr(-z)), None, count, before, after, ratio, ratio - half, ratio + half, after - before,
-        variance + base_variance, count, rows, memory,
-    )  # fmt: skip
+    return _without_search(z, before, after, variance, base_variance, count, rows, memory)
 
 
 def fell(before: float, rows: int, score: Callable[[slice | None], float], count: int) -> Scan:
@@ -322,9 +310,8 @@ def fell(before: float, rows: int, score: Callable[[slice | None], float], count
     Source: the jackknife over ten blocks in order of time (Künsch 1989), which also holds for dependent rows; few
     blocks, so the tails are Student's.
     """
-    if count < SMALLEST_WINDOW or rows < LEAST_REFERENCE:
-        few = f"{count} labelled rows and a baseline of {rows} rows"
-        return Scan(live=count, reference=rows, problem=f"{few}; needed are {SMALLEST_WINDOW} and {LEAST_REFERENCE}")
+    if few := _too_few(count, rows):
+        return few
     after = score(None)
     edges = np.linspace(0, count, BLOCKS + 1).astype(int).tolist()
     without = np.array([score(slice(low, high)) for low, high in itertools.pairwise(edges)])
@@ -332,12 +319,28 @@ def fell(before: float, rows: int, score: Callable[[slice | None], float], count
         return Scan(live=count, reference=rows, problem="the score of the baseline is not defined on the recent rows")
     variance = (BLOCKS - 1) * float(without.var()) * (1 + count / rows)
     z = (after - before) / np.sqrt(variance) if variance > 0 else 0.0
-    z = -float(ndtri(max(float(stdtr(BLOCKS - 1, -z)), 1e-300)))
+    z = _student(z, BLOCKS - 1)
+    return _without_search(z, before, after, variance, 0.0, count, rows)
+
+
+def _too_few(count: int, rows: int) -> Scan | None:
+    if count >= SMALLEST_WINDOW and rows >= LEAST_REFERENCE:
+        return None
+    few = f"{count} labelled rows and a baseline of {rows} rows"
+    return Scan(live=count, reference=rows, problem=f"{few}; needed are {SMALLEST_WINDOW} and {LEAST_REFERENCE}")
+
+
+def _without_search(
+    z: float, before: float, after: float, variance: float, base_variance: float, count: int, rows: int,
+    memory: float = 1.0,
+) -> Scan:  # fmt: skip
+    """Return the scan of all live rows against one number."""
     base = abs(before) or (abs(after) or 1.0) * 0.5 / (rows + 1)
-    ratio, half = (after - before) / base, _STUDENT * float(np.sqrt(variance)) / base
+    ratio = (after - before) / base
+    half = _STUDENT * float(np.sqrt(variance + (1 + ratio) ** 2 * base_variance)) / base
     return Scan(
-        z, float(ndtr(-z)), None, count, before, after, ratio, ratio - half, ratio + half, after - before, variance,
-        count, rows,
+        z, float(ndtr(-z)), None, count, before, after, ratio, ratio - half, ratio + half, after - before,
+        variance + base_variance, count, rows, memory,
     )  # fmt: skip
 
 
@@ -364,22 +367,6 @@ def design_effect(values: ArrayLike, groups: ArrayLike) -> float:
 
 
 # --- by a proof, at any time ------------------------------------------------------------------------------------
-
-
-def e_process(gains: ArrayLike, bets: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8)) -> Floats:
-    """Return, after each gain, the wealth of one who bet a share of it on every gain, averaged over the bets.
-
-    While gains have a mean of 0 or less given their past, it exceeds 1/alpha ever with a chance of at most alpha
-    (Ville's inequality), however often one looks.
-
-    Args:
-        gains: each -1 or more; a bet above 1 needs gains above -1/bet.
-
-    >>> e_process([1.0, 0.0, 1.0]).round(4).tolist()
-    [1.31, 1.31, 1.7905]
-    """
-    steps = np.log1p(np.outer(np.asarray(bets), _plain(gains, "gains")))
-    return np.asarray(np.exp(np.cumsum(steps, axis=1)).mean(axis=0))
 
 
 def upper_mean(values: Floats, alpha: float) -> float:
@@ -457,6 +444,42 @@ def _log_wealth(gains: Floats, least: float) -> float:
 def _block_means(values: Floats, memory: float) -> Floats:
     size = int(np.ceil(4 * memory))
     return np.asarray(values[: values.size - values.size % size].reshape(-1, size).mean(axis=1))
+
+
+# --- over time -------------------------------------------------------------------------------------------------
+
+
+def blocks(
+    losses: ArrayLike, times: NDArray[np.datetime64] | None = None, at: int | None = None, *, most: int = DRAWN
+) -> tuple[list[list[str | int | float]], int | None]:
+    """Return the mean loss block by block, few enough to store and to draw, and which block begins at `at`.
+
+    Blocks are of about equal numbers of rows, and none lies across `at`. A block is its first moment (ISO 8601 UTC;
+    the place of its first loss without times), its mean loss, and its number of losses.
+
+    Args:
+        losses: oldest first; those that are not finite are left out.
+        times: UTC instants, one per loss.
+        at: place in `losses` from which on they changed; None where they did not.
+        most: how many blocks; one more where they change.
+
+    >>> blocks([1.0, 1.0, 1.0, 5.0, 5.0], at=3, most=3)
+    ([[0, 1.0, 2], [2, 1.0, 1], [3, 5.0, 2]], 2)
+    """
+    values = np.asarray(losses, dtype=np.float64)
+    kept = np.flatnonzero(np.isfinite(values) if times is None else np.isfinite(values) & ~np.isnat(times))
+    if not kept.size:
+        return [], None
+    split = kept.size if at is None else int(kept.searchsorted(at))
+    each = max(1, -(-kept.size // most))
+    starts = [*range(0, split, each), *range(split, kept.size, each)]
+    found: list[list[str | int | float]] = []
+    for first, last in zip(starts, [*starts[1:], kept.size], strict=True):
+        places = kept[first:last]
+        when = int(places[0]) if times is None else f"{np.datetime_as_string(times[places[0]], unit='s')}+00:00"
+        found.append([when, float(values[places].mean()), len(places)])
+    change = starts.index(split) if at is not None and split < kept.size else None
+    return found, change
 
 
 # --- input ------------------------------------------------------------------------------------------------------

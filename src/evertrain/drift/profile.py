@@ -439,7 +439,8 @@ def _places(kept: int, rows: Ints) -> Ints:
 
 
 def _taus(x: Floats, order: Floats, rows: Ints) -> Floats:
-    limits = _quantiles(order, rows, statistics.TAU_QUANTILES)
+    """Return the mean autocorrelation time of being at most each of five quantiles."""
+    limits = _quantiles(order, rows, (0.1, 0.25, 0.5, 0.75, 0.9))
     newest = x[:, -_MEMORY:]
     at_most = newest[:, np.newaxis, :] <= limits[:, :, np.newaxis]
     found: Floats = np.asarray(statistics.tau(at_most)).mean(axis=1)

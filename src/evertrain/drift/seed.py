@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from evertrain.drift.signal import DriftType, Family, Severity, Signal
@@ -111,9 +112,14 @@ def _performance(name: str, kind: str, change: float, limit: float, word: str) -
 
 
 def _rule(name: str, family: Family, kind: str, value: float, limit: float, unit: str, rule: str) -> Signal:
-    grade = sum(value > limit * times + _ROUNDING for times in (1, 2, 4))
+    detail = {"rule": rule, "action": ACTIONS[kind]}
     value = min(value, 1e9)  # finite, so that it stays JSON
-    return Signal(name, family, kind, None, value, limit, unit, grade=grade, detail={"rule": rule, "action": ACTIONS[kind]})  # fmt: skip
+    return limited(Signal(name, family, kind, None, value, unit=unit, detail=detail), limit)
+
+
+def limited(signal: Signal, limit: float) -> Signal:
+    """Return the signal of a rule about size under another limit."""
+    return replace(signal, floor=limit, grade=sum(signal.effect > limit * times + _ROUNDING for times in (1, 2, 4)))
 
 
 def severity(signals: Iterable[Signal]) -> Severity:

@@ -1,4 +1,4 @@
-"""The statistics of drift: distances between two samples, their p, and corrections for many of them.
+"""The statistics of drift: distances between two samples, and their p.
 
 Distances are biased upwards in small samples, so each has an `_effect`: what is left once the distance that equal
 distributions would show is taken off. Then one threshold holds at every size.
@@ -293,10 +293,11 @@ def tau(series: npt.ArrayLike, window: float = 5.0) -> Floats:
     """Return the integrated autocorrelation time of series in time order: n rows say as much as n/tau independent ones.
 
     The sum of autocorrelations ends at the smallest lag that is at least `window` times the time found so far.
-    At least 1; 1 for a constant series.
+    At least 1; 1 for a constant series. KS looks at indicators such as being at most the median, so their times are
+    what it needs: those of the values would be too careful, and do not exist for heavy tails.
 
     Args:
-        series: shape (..., rows), without NaN; indicators are best (see `tau_of`).
+        series: shape (..., rows), without NaN.
 
     Source: Sokal, Monte Carlo methods in statistical mechanics (1997), eq. 3.19.
 
@@ -325,69 +326,6 @@ def autocovariance(x: Floats) -> Floats:
     size = 1 << (2 * n - 1).bit_length()
     spectrum = np.fft.rfft(x, size)
     return np.fft.irfft(spectrum.real**2 + spectrum.imag**2, size)[..., :n]
-
-
-TAU_QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-
-
-def tau_of(values: npt.ArrayLike) -> float:
-    """Return the mean `tau` of being at most the 10 %, 25 %, 50 %, 75 % and 90 % quantile.
-
-    KS looks at such indicators; the values' own time would be too careful, and does not exist for heavy tails.
-
-    >>> walk = np.zeros(121)
-    >>> for k in range(1, 121): walk[k] = 0.8 * walk[k - 1] + ((7919 * k) % 101) / 101 - 0.5
-    >>> round(tau_of(walk[1:]), 6)
-    1.960741
-    """
-    x = np.asarray(values, float)
-    return float(tau(x <= np.quantile(x, TAU_QUANTILES)[:, np.newaxis]).mean())
-
-
-def benjamini_hochberg(p: npt.ArrayLike) -> Floats:
-    """Return adjusted p: rejecting those at most q keeps the expected share of false ones under q.
-
-    Source: Benjamini and Hochberg (1995); also valid under positive dependence (Benjamini and Yekutieli, 2001).
-
-    >>> benjamini_hochberg([0.01, 0.04, 0.03]).round(6).tolist()
-    [0.03, 0.04, 0.04]
-    """
-    p = np.asarray(p, float)
-    order = np.argsort(-p, kind="stable")
-    scaled = p[order] * len(p) / np.arange(len(p), 0, -1)
-    return _back(np.minimum.accumulate(scaled), order)
-
-
-def holm(p: npt.ArrayLike) -> Floats:
-    """Return adjusted p: rejecting those at most q keeps the chance of any false one under q.
-
-    Source: Holm (1979).
-
-    >>> holm([0.01, 0.04, 0.03]).round(6).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    p = np.asarray(p, float)
-    order = np.argsort(p, kind="stable")
-    scaled = p[order] * np.arange(len(p), 0, -1)
-    return _back(np.maximum.accumulate(scaled), order)
-
-
-def _back(adjusted: Floats, order: Ints) -> Floats:
-    found = np.empty_like(adjusted)
-    found[order] = np.minimum(adjusted, 1.0)
-    return found
-
-
-def simes(p: npt.ArrayLike) -> float:
-    """Return one p for "any of them": the smallest that Benjamini and Hochberg adjust; 1 without any.
-
-    Source: Simes (1986).
-
-    >>> simes([0.01, 0.04, 0.03])
-    0.03
-    """
-    p = np.asarray(p, float)
-    return float(benjamini_hochberg(p).min()) if len(p) else 1.0
 
 
 def welch(first: Floats, second: Floats) -> tuple[float, float]:

@@ -14,17 +14,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evertrain.clock import Clock
 from evertrain.errors import DataError, StoreError
-from evertrain.partitions import WHOLE, KeyText
-from evertrain.store.connect import refuse_network, translated
-
-if TYPE_CHECKING:
-    pass
 from evertrain.observations.rows import (
     EPOCH,
     MISSING,
@@ -41,6 +36,8 @@ from evertrain.observations.rows import (
     typed,
     window_of,
 )  # fmt: skip
+from evertrain.partitions import WHOLE, KeyText
+from evertrain.store.connect import refuse_network, translated
 
 DAYS, ROWS = 90, 1_000_000
 _WAITING_DAYS = 30  # an actual without its prediction
@@ -224,16 +221,22 @@ class Observations:
                 repeat(None) if told is None else told,
             )
         )  # fmt: skip
-        noted = Noted(count, ids=names)
+        total: Counter[str] = Counter()
+        thinned = False
         for start in range(0, count, _CHUNK):
-            noted = self._observe(model, layout, rows[start : start + _CHUNK], noted, ids is None, times is not None)
+            counts, halved = self._observe(model, layout, rows[start : start + _CHUNK], ids is None, times is not None)
+            total += counts
+            thinned = thinned or halved
+        share = self.share(model)
         if self.clock.boottime() - self._pruned >= _PRUNE_S:
             self._forget()
-        return noted
+        became: dict[str, Any] = dict(total)
+        return Noted(count, **became, share=share, thinned=thinned, ids=names)
 
     def _observe(
-        self, model: str, layout: str, rows: list[tuple[Any, ...]], noted: Noted, new: bool, timed: bool
-    ) -> Noted:
+        self, model: str, layout: str, rows: list[tuple[Any, ...]], new: bool, timed: bool
+    ) -> tuple[Counter[str], bool]:
+        """Write some rows; return what became of them, and whether fewer rows are kept from now on."""
         counts: Counter[str] = Counter()
         news: Counter[KeyText] = Counter()
         labels: Counter[KeyText] = Counter()
@@ -289,18 +292,7 @@ class Observations:
             _tell(run, owner.id, {numbers_of[key]: (news[key], labels[key]) for key in news})
         if thinned or owner.swept is not None:
             self._sweep(model, steps=1)  # the rest with the next writes, so that none of them takes long
-        return Noted(
-            noted.rows,
-            noted.new + counts["new"],
-            noted.replaced + counts["replaced"],
-            noted.unchanged + counts["unchanged"],
-            noted.older + counts["older"],
-            noted.too_old + counts["too_old"],
-            noted.sampled_out + counts["sampled_out"],
-            self.share(model) if thinned else 0.5**owner.halvings,
-            noted.thinned or thinned,
-            ids=noted.ids,
-        )
+        return counts, thinned
 
     def actuals(
         self, model: str, ids: Sequence[object], values: Iterable[object], *, times: Sequence[object] | None = None
@@ -625,14 +617,13 @@ class Observations:
 @dataclass(frozen=True)
 class _Owner:
     id: int
-    seq: int
     rows: int
     halvings: int
     swept: int | None
 
 
 def _known(run: sqlite3.Connection, name: str) -> _Owner | None:
-    row = run.execute("SELECT id, seq, rows, halvings, swept FROM models WHERE name = ?", (name,)).fetchone()
+    row = run.execute("SELECT id, rows, halvings, swept FROM models WHERE name = ?", (name,)).fetchone()
     return _Owner(*row) if row else None
 
 

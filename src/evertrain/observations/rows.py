@@ -18,7 +18,6 @@ from evertrain.errors import DataError
 from evertrain.partitions import KeyText, printable
 
 if TYPE_CHECKING:
-    import pandas as pd
     import polars as pl
 
 Value: TypeAlias = int | float | str | None
@@ -65,12 +64,6 @@ class Window:
     def has_actual(self) -> NDArray[np.bool_]:
         """Which rows have their actual."""
         return ~np.isnat(self.labelled)
-
-    def pandas(self) -> pd.DataFrame:
-        """Return the features as trainers get them."""
-        import pandas as pd
-
-        return pd.DataFrame({name: self.features[name].to_numpy() for name in self.features.columns})
 
 
 # --- rows into bytes and back -----------------------------------------------------------------------------------

@@ -162,8 +162,8 @@ def _distribution(axes: Any, name: str, told: read.Histogram) -> None:
         axes.xaxis.set_major_formatter("{x:g} %")
         return
     then, now = told.heights()
-    axes.stairs(then, told.edges, fill=True, color=_THEN)
-    axes.stairs(now, told.edges, color=_NOW, lw=1.8)
+    axes.stairs(then, fill=True, color=_THEN)
+    axes.stairs(now, color=_NOW, lw=1.8)
     axes.set_xticks([at for at, _ in told.ticks], [text for _, text in told.ticks])
     axes.set_yticks([])
     axes.set_ylim(0, 1.08)

@@ -262,7 +262,7 @@ def _distributions(found: Evidence) -> str:
     if rest := cards[_DRAWN:]:
         body += f'<details><summary>{len(rest)} more</summary><div class="cards">{"".join(rest)}</div></details>'
     key = '<span class="key then"></span>reference, <span class="key now"></span>recent'
-    tenths = " Numbers are divided at tenths of the reference." if any(told.tenths for _, told in drawn) else ""
+    tenths = " Numbers are divided at tenths of the reference." if any(not told.levels for _, told in drawn) else ""
     return _section("Then and now", body, f"Share of rows: {key}.{tenths}")
 
 
@@ -272,21 +272,21 @@ def _card(signal: Signal, told: read.Histogram) -> str:
 
 
 def _bins(told: read.Histogram) -> str:
-    low, high = told.edges[0], told.edges[-1]
     then, now = told.heights()
+    bins = len(then)
 
     def steps(heights: Iterable[float]) -> str:
         spots = ["0,100"]
-        for left, right, height in zip(told.edges, told.edges[1:], heights, strict=False):
+        for place, height in enumerate(heights):
             top = f"{100 - 96 * height:.2f}"
-            spots += [f"{100 * (one - low) / (high - low):.2f},{top}" for one in (left, right)]
+            spots += [f"{100 * one / bins:.2f},{top}" for one in (place, place + 1)]
         return " ".join([*spots, "100,100"])
 
     return (
         '<svg width="100%" height="110" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="Distribution then and now">'
         f'<polygon class="then" points="{steps(then)}"/>'
         f'<polygon class="now" points="{steps(now)}" vector-effect="non-scaling-stroke"/></svg>'
-        f'<figcaption class="ticks">{"".join(_tick((at - low) / (high - low), text) for at, text in told.ticks)}</figcaption>'
+        f'<figcaption class="ticks">{"".join(_tick(at / bins, text) for at, text in told.ticks)}</figcaption>'
     )
 
 

@@ -6,12 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
-from typing import Any
 
 from evertrain.drift.signal import DriftType, Evidence, Family, Severity, Signal
-from evertrain.evidence import EXPLANATIONS, Explanation
-from evertrain.scores import Loss
+from evertrain.evidence import EXPLANATIONS, Explanation, loss_in_words
 from evertrain.triggers import Decision
 
 SHOWN = 30  # features drawn; the others are counted, and listed where there is room
@@ -119,14 +116,11 @@ def moved(signal: Signal) -> str:
     '1.2 % to 25 % of rows'
     """
     told = signal.detail
-    for name, text in (("shares", "{} % to {} % of rows"), ("means", "mean {} to {}")):
-        pair = told.get(name)
-        if isinstance(pair, list | tuple) and len(pair) == 2 and None not in map(_plain_number, pair):
-            was, now = (number(100 * one if name == "shares" else one) for one in pair)
+    for name, text, times in (("shares", "{} % to {} % of rows", 100), ("means", "mean {} to {}", 1)):
+        if name in told:
+            was, now = (number(times * one) for one in told[name])
             return "" if was == now else text.format(was, now)
-    if isinstance(told.get("was"), str) and isinstance(told.get("is"), str):
-        return f"{told['was']} to {told['is']}"
-    return str(told["rule"]) if isinstance(told.get("rule"), str) else ""
+    return f"{told['was']} to {told['is']}" if "was" in told else str(told.get("rule", ""))
 
 
 def times(signal: Signal, most: float) -> float:
@@ -233,32 +227,22 @@ def unsaid(found: Evidence) -> list[tuple[str, list[Signal]]]:
 class Histogram:
     """A column then and now.
 
-    Bins that are open at both ends, such as tenths of the reference, are drawn equally wide; others to scale.
-
     Attributes:
-        edges: where the bins are drawn, one more than there are bins, in the unit of the drawing; empty for categories.
-        ticks: a few edges with the value there.
-        tenths: whether the bins are open at both ends.
+        reference, recent: share of rows in each level, or in each tenth of the reference. Tenths are drawn equally wide,
+            since the first and the last one have no end.
         levels: of categories, else empty.
-        reference, recent: share of rows in each bin or level.
+        ticks: of numbers, a few limits between tenths: how many bins lie below, and the value there.
     """
 
-    edges: tuple[float, ...]
-    ticks: tuple[tuple[float, str], ...]
-    levels: tuple[str, ...]
     reference: tuple[float, ...]
     recent: tuple[float, ...]
-    tenths: bool = False
+    levels: tuple[str, ...] = ()
+    ticks: tuple[tuple[int, str], ...] = ()
 
     def heights(self) -> tuple[list[float], list[float]]:
-        """Return share per unit of width, so that bins of different widths compare; the highest is 1."""
-        widths = [high - low for low, high in pairwise(self.edges)]
-        both = [
-            [share / width if width > 0 else 0.0 for share, width in zip(shares, widths, strict=True)]
-            for shares in (self.reference, self.recent)
-        ]
-        top = max((*both[0], *both[1]), default=0.0) or 1.0
-        return [one / top for one in both[0]], [one / top for one in both[1]]
+        """Return the shares in parts of the largest."""
+        top = max(*self.reference, *self.recent) or 1.0
+        return [one / top for one in self.reference], [one / top for one in self.recent]
 
     def moved(self) -> list[tuple[str, float, float]]:
         """Return levels with their shares then and now, the one that moved most first."""
@@ -277,60 +261,34 @@ def distributions(found: Evidence) -> list[tuple[Signal, Histogram]]:
 
 
 def histogram(signal: Signal) -> Histogram | None:
-    """Return the distributions that a signal carries, or None: no other shape than the documented one is drawn.
+    """Return the distributions that a signal carries, or None; tenths between equal limits are one with the one below.
 
-    `detail["histogram"]` holds "reference" and "recent", counts or shares, with "levels", or with "edges": one more
-    than bins, or one fewer where the first and the last bin are open.
+    `detail["histogram"]` holds shares of rows, "reference" and "recent", with "levels", or with the "edges" between them.
 
-    >>> told = {"edges": [1.0, 2.0], "reference": [10, 20, 10], "recent": [0, 20, 20]}
+    >>> told = {"edges": [1.0, 1.0, 2.0], "reference": [0.25, 0.25, 0.25, 0.25], "recent": [0.1, 0, 0.5, 0.4]}
     >>> found = histogram(Signal("x", Family.DATA, "ks", detail={"histogram": told}))
-    >>> found.recent, found.ticks
-    ((0.0, 0.5, 0.5), ((1.0, '1'), (2.0, '2')))
+    >>> found.reference, found.recent, found.ticks
+    ((0.5, 0.25, 0.25), (0.1, 0.5, 0.4), ((1, '1'), (2, '2')))
     """
     told = signal.detail.get("histogram")
-    if not isinstance(told, dict):
-        return None
-    reference, recent = _shares(told.get("reference")), _shares(told.get("recent"))
-    if reference is None or recent is None or len(reference) != len(recent) or not reference:
+    if told is None:
         return None
     if levels := told.get("levels"):
         names = tuple(f"{one:g}" if isinstance(one, float) else str(one) for one in levels)
-        return Histogram((), (), names, reference, recent) if len(names) == len(reference) else None
-    edges = [_plain_number(one) for one in told.get("edges") or ()]
-    if edges and len(edges) == len(reference) + 1 and (edges[0] is None or edges[-1] is None):
-        edges = edges[1:-1]
-    values = [one for one in edges if one is not None]
-    if len(values) != len(edges) or not values or any(low > high for low, high in pairwise(values)):
-        return None
-    if len(values) == len(reference) + 1 and values[0] < values[-1]:
-        ends = ((values[0], number(values[0])), (values[-1], number(values[-1])))
-        return Histogram(tuple(values), ends, (), reference, recent)
-    return _open(values, reference, recent) if len(values) == len(reference) - 1 else None
-
-
-def _open(edges: Sequence[float], reference: Sequence[float], recent: Sequence[float]) -> Histogram:
-    """Return bins between inner edges, equally wide; bins between equal edges are one with the bin below."""
-    kept, shares = list(dict.fromkeys(edges)), [[reference[0], recent[0]]]
-    for low, high, *both in zip(edges, [*edges[1:], math.inf], reference[1:], recent[1:], strict=True):
-        if low == high:
-            shares[-1] = [old + new for old, new in zip(shares[-1], both, strict=True)]
+        return Histogram(tuple(told["reference"]), tuple(told["recent"]), names)
+    limits: list[float] = []
+    bins: list[tuple[float, float]] = []
+    pairs = list(zip(told["reference"], told["recent"], strict=True))
+    for limit, (then, now) in zip([*told["edges"], math.inf], pairs, strict=True):
+        if limits and limit == limits[-1]:
+            bins[-1] = bins[-1][0] + then, bins[-1][1] + now
         else:
-            shares.append(both)
-    places = sorted({0, len(kept) // 2, len(kept) - 1})
-    ticks = tuple((float(place + 1), number(kept[place])) for place in places)
-    then, now = zip(*shares, strict=True)
-    return Histogram(tuple(float(place) for place in range(len(shares) + 1)), ticks, (), tuple(then), tuple(now), True)
-
-
-def _shares(counts: Any) -> tuple[float, ...] | None:
-    if not isinstance(counts, list | tuple) or not all(isinstance(one, int | float) for one in counts):
-        return None
-    if any(not math.isfinite(one) or one < 0 for one in counts):
-        return None
-    total = float(sum(counts))
-    # Shares may be those of the most frequent levels only; counts are told by their sum.
-    total = total if total > 1 + 1e-6 else 1.0
-    return tuple(one / total for one in counts)
+            limits.append(limit)
+            bins.append((then, now))
+    values = limits[:-1]
+    places = sorted({0, len(values) // 2, len(values) - 1})
+    reference, recent = zip(*bins, strict=True)
+    return Histogram(reference, recent, ticks=tuple((place + 1, number(values[place])) for place in places))
 
 
 @dataclass(frozen=True)
@@ -338,7 +296,7 @@ class Losses:
     """What became of the mean loss.
 
     Attributes:
-        loss: of which kind, a value of `scores.Loss`; empty where it is not told.
+        loss: of which kind, a value of `scores.Loss`, or what a score without row losses is called.
         baseline: the mean when the model was promoted.
         after: the mean since the change; None where there was none.
         rise, low, high: of `after` over the baseline, a share of it, with its 95 % interval.
@@ -349,7 +307,7 @@ class Losses:
         change: the first block after the change; None where there was none, or no series.
     """
 
-    loss: str = ""
+    loss: str
     baseline: float | None = None
     after: float | None = None
     rise: float | None = None
@@ -365,8 +323,7 @@ class Losses:
         """Return it as one sentence."""
         if self.baseline is None:
             return ""
-        words = "share of wrong answers" if self.loss == Loss.WRONG else f"mean {self.loss or 'loss'}"
-        was = f"The {words} was {number(self.baseline)} at promotion"
+        was = f"The {loss_in_words(self.loss)} was {number(self.baseline)} at promotion"
         if self.after is None or self.rise is None:
             return f"{was}, and has not risen beyond chance."
         since = f" since {self.labels[self.change]}" if self.change is not None else ""
@@ -382,44 +339,28 @@ def losses(found: Evidence) -> Losses | None:
         told = signal.detail
         if signal.family is not Family.PERFORMANCE or not ("series" in told or "after" in told) or signal.insufficient:
             continue
-        at, labels, mean, rows = _series(told.get("series"))
-        change = told.get("change")
-        if not isinstance(change, int) or not 0 <= change < len(mean) or not signal.grade:
-            change = None
-        baseline = _plain_number(told.get("before", told.get("baseline", found.loss_baseline)))
-        after = _plain_number(told.get("after")) if signal.grade else None
-        if after is None and change is not None and sum(rows[change:]) > 0:
+        blocks = told.get("series", [])
+        if len(blocks) < 2:  # one block is no line
+            blocks = []
+        marks, mean, rows = zip(*blocks, strict=True) if blocks else ((), (), ())
+        change = told.get("change") if blocks and signal.grade else None
+        baseline, after = told.get("before"), told.get("after") if signal.grade else None
+        if after is None and change is not None:
             after = sum(m * n for m, n in zip(mean[change:], rows[change:], strict=True)) / sum(rows[change:])
-        rise = _plain_number(told.get("ratio"))
+        rise = told.get("ratio")
         if rise is None and after is not None and baseline:
             rise = (after - baseline) / abs(baseline)
-        low, high = _plain_number(told.get("low")), _plain_number(told.get("high"))
-        return Losses(str(told.get("loss", "")), baseline, after, rise, low, high, at, labels, mean, rows, change)
+        return Losses(
+            str(told["loss"]), baseline, after, rise, told.get("low"), told.get("high"), _places(marks) if marks else (),
+            tuple(moment(one) if isinstance(one, str) else f"row {one}" for one in marks), mean, rows, change,
+        )  # fmt: skip
     return None
 
 
-def _plain_number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _series(told: Any) -> tuple[tuple[float, ...], tuple[str, ...], tuple[float, ...], tuple[float, ...]]:
-    """Return where, when, how much and how many of a list of [moment or place, mean loss, rows]; else nothing."""
-    if not isinstance(told, list | tuple) or len(told) < 2:
-        return (), (), (), ()
-    for one in told:
-        if not isinstance(one, list | tuple) or len(one) != 3 or _plain_number(one[1]) is None:
-            return (), (), (), ()
-    labels = tuple(moment(one[0]) if isinstance(one[0], str) else f"row {one[0]}" for one in told)
-    mean, rows = (tuple(float(one[place]) for one in told) for place in (1, 2))
-    return _places([one[0] for one in told]), labels, mean, rows
-
-
-def _places(marks: Sequence[Any]) -> tuple[float, ...]:
-    try:
-        told = [datetime.fromisoformat(one).timestamp() if isinstance(one, str) else float(one) for one in marks]
-    except (ValueError, TypeError):
-        told = [float(place) for place in range(len(marks))]
-    if not all(low <= high for low, high in pairwise(told)) or told[0] == told[-1]:
+def _places(marks: Sequence[str | int]) -> tuple[float, ...]:
+    """Return where blocks stand, 0 to 1: by their moments, else by the places of their first rows."""
+    told = [datetime.fromisoformat(one).timestamp() if isinstance(one, str) else float(one) for one in marks]
+    if told[0] == told[-1]:
         told = [float(place) for place in range(len(marks))]
     return tuple((one - told[0]) / (told[-1] - told[0]) for one in told)
 
