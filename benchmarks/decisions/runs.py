@@ -78,6 +78,8 @@ class Runs:
     problems: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     agreed: list[bool] = field(default_factory=list)
+    kept: int = 0
+    looked: int = 0
 
     def python(self, competitor: str) -> Path | None:
         if competitor in ("ours", "scipy"):
@@ -109,6 +111,8 @@ class Runs:
         jobs = []
         for competitor in competitors:
             missing = [name for name in made if not self._known(competitor, digests[name])]
+            if competitor != "ours":
+                self.kept, self.looked = self.kept + len(made) - len(missing), self.looked + len(missing)
             if missing and (python := self.python(competitor)):
                 command = [str(python), "-m", f"benchmarks.decisions.{competitor}_"]
                 files = [str(paths[name]) for name in missing]
