@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _REMEMBERED_ROWS = 200_000
 _DRY_ROWS = 20
+_BEYOND_LUCK = 2.0  # standard errors
 _RETRYABLE = (OSError, TimeoutError, Retryable)
 
 
@@ -232,26 +233,17 @@ def seed_of(model: str, key: str, fingerprint: str) -> int:
 def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
     spec = shared.spec
     rows = inside_window(shared, rows)
-    if since := item.get("since"):
-        rows = _since(rows, datetime.fromisoformat(since), spec.least_rows)
     if len(rows) < spec.least_rows:
         raise Insufficient(f"Insufficient samples: {len(rows)} < {spec.least_rows}")
-    split = _split(spec, rows)
+    rows, split, data = _choose(shared, item, rows)
     if not split.train.any():
         raise Insufficient(f"Insufficient samples: all {len(rows)} rows are held out")
     own, made, held, features = _sides(shared, rows, split)
-    context = Fitting(
-        spec.target,
-        features,
-        seed_of(spec.name, item["key"], item["input"]),
-        decode(item["key"]),
-        item["id"],
-        shared.emit,
-    )
+    context = _context(shared, item, features)
     train_actual = own[spec.target].to_numpy(copy=True)  # as it was before the trainer got the frame
     # Likewise: what drift is later measured against is every row of this moment, trained on or held out.
     known = _joined(own, made, features) if shared.watches_drift else None
-    data = _saved(shared, item, own, context)
+    data = data or _saved(shared, item, own, context)
     fitted = shared.trainer.load(data)
     measured, losses, values, predicted = _measure(shared, item, fitted, held, made, train_actual, split)
     place = packer.put(data)
@@ -286,6 +278,44 @@ def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
     }
 
 
+def _context(shared: Setting, item: Message, features: list[str]) -> Fitting:
+    seed = seed_of(shared.spec.name, item["key"], item["input"])
+    return Fitting(shared.spec.target, features, seed, decode(item["key"]), item["id"], shared.emit)
+
+
+def _choose(shared: Setting, item: Message, rows: Rows) -> tuple[Rows, holdout.Split, bytes | None]:
+    """Return the rows to train on and their split; with a fit of them, where it was made to choose.
+
+    Where the champion's losses have risen, rows before the rise may teach what is no longer true, or what will be true
+    again. So two are fitted, on all rows and on those since, and the newest rows, which neither has seen, decide. The old
+    rows are dropped only if that is better beyond luck: what is newest need not be what comes next.
+    """
+    if not item.get("since") or rows.times is None or item.get("fitted"):
+        return rows, _split(shared.spec, rows), None
+    young = _since(rows, datetime.fromisoformat(item["since"]), shared.spec.least_rows)
+    split = _split(shared.spec, young)
+    if split.until is None or not split.train.any() or not split.held.any():
+        return young, split, None
+    gap = shared.spec.gap.total_seconds()
+    whole = holdout.Split(~(rows.times > split.until), rows.times > split.until + gap, split.until)
+    if getattr(shared.trainer, "can_predict", True) is False:
+        return rows, whole, None
+    tried = []
+    for some, own_split in ((rows, whole), (young, split)):
+        own, made, held, features = _sides(shared, some, own_split)
+        train_actual = own[shared.spec.target].to_numpy(copy=True)
+        alone = {**item, "champion": None}
+        data = _saved(shared, alone, own, _context(shared, item, features))
+        _, losses, _, _ = _measure(shared, alone, shared.trainer.load(data), held, made, train_actual, own_split)
+        tried.append((some, own_split, data, losses.get("challenger")))
+    (_, _, _, of_all), (_, _, _, of_young) = tried
+    if of_all is None or of_young is None:
+        return tried[of_all is None][:3]
+    gain = of_all - of_young
+    luck = _BEYOND_LUCK * float(np.std(gain)) / math.sqrt(gain.size)
+    return tried[bool(float(np.mean(gain)) > luck)][:3]
+
+
 def _latest(times: Any) -> float | None:
     known = times[~np.isnan(times)]
     return float(known.max()) if known.size else None
@@ -294,14 +324,10 @@ def _latest(times: Any) -> float | None:
 def _since(rows: Rows, change: datetime, least: int) -> Rows:
     """Return the rows since the champion's losses changed.
 
-    Older rows teach what is no longer true, and held-out ones among them would hide it.
-
     Raises:
         Insufficient: they are too few; the answers that were logged may be ahead of the source.
     """
-    if rows.times is None:
-        return rows
-    young = rows.only(~(rows.times < change.timestamp()))
+    young = rows.only(~(np.asarray(rows.times) < change.timestamp()))
     if len(young) < least:
         raise Insufficient(f"Insufficient samples since the change of {change:%Y-%m-%d}: {len(young)} < {least}")
     return young
