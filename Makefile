@@ -30,7 +30,7 @@ bench:           ## measure what Evertrain costs; writes docs/benchmarks.md
 	@python3 scripts/setup.py tests
 	@$(PY) -m benchmarks
 
-bench-decisions: ## measure its decisions beside other tools; writes docs/benchmarks-decisions.md (QUICK=1: a small look)
+bench-decisions: ## measure its decisions beside other tools; writes docs/benchmarks-decisions.md (QUICK=1: a small look; STREAMS=60: fewer than 300)
 	@python3 scripts/setup.py tests
 	@$(PY) -m benchmarks.decisions
 

@@ -37,6 +37,13 @@ FULL = Size(300, 300, 100, 60, 30, 2_000, (100_000, 1_000_000), 420)
 QUICK = Size(12, 12, 4, 4, 2, 100, (20_000,), 60)
 
 
+def of(streams: int) -> Size:
+    """Return the full size with so many streams to judge on, and other counts of streams in proportion."""
+    part = streams / FULL.judge
+    counts = (max(10, round(part * one)) for one in (FULL.turn, FULL.judge, FULL.dear, FULL.changed, FULL.replicates))
+    return Size(*counts, FULL.scenarios, FULL.big, FULL.limit_s)
+
+
 def months(found: runs.Runs, size: Size) -> None:
     """B1: false alarms in months in which nothing changes."""
     both, dear = size.turn + size.judge, 2 * size.dear
@@ -100,7 +107,7 @@ SECTIONS = {"B1": months, "B2": pairs, "B3": losses, "B4": harm, "B8": chances}
 
 
 def main() -> None:
-    size = QUICK if os.environ.get("QUICK", "") not in ("", "0") else FULL
+    size = QUICK if os.environ.get("QUICK", "") not in ("", "0") else of(int(os.environ.get("STREAMS", FULL.judge)))
     wanted = sys.argv[1:] or [*SECTIONS, "B9"]
     began = time.time()
     with tempfile.TemporaryDirectory(prefix="decisions-") as name:
@@ -114,7 +121,7 @@ def main() -> None:
     print(text)
     for competitor, problem in found.problems.items():
         print(f"{competitor}: {problem}")
-    if size is FULL and not sys.argv[1:]:
+    if size is not QUICK and not sys.argv[1:]:
         page.PAGE.write_text(text)
         picture()
 
