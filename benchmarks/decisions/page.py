@@ -52,7 +52,8 @@ def written(
         "# How good its decisions are", "",
         (f"Evertrain {__version__} beside {versions}, each in an environment of its own, in one run of"
         f" {seconds / 60:.0f} minutes: {machine()}, {day.isoformat()}, load {os.getloadavg()[1]:.1f}."),
-        "`make bench-decisions` measures it again and writes this page; `STREAMS=300` is its full size, `QUICK=1` shows a small one in about two minutes.", "",
+        ("`make bench-decisions` measures it again and writes this page: with 300 streams, or `STREAMS=60`; `QUICK=1` shows a"
+        " small one in about two minutes."), "",
         "All look at the same bytes of made-up worlds in which the truth is known.",
         "*As it comes* is a tool's own default.",
         (f"*Knob turned* is the most sensitive value of one knob that alarms in at most 5 % of {size.turn} streams in which nothing"
