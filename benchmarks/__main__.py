@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, for a look")
     parser.add_argument("--ten-million", action="store_true", help="edit a dataset of ten million rows, too; minutes")
-    parser.add_argument("--only-datasets", action="store_true", help="measure datasets alone and keep the other rows")
+    parser.add_argument("--only", choices=_OWN, help="measure these alone and keep the other rows of the page")
     arguments = parser.parse_args()
     times = 1 if arguments.quick else 3
     rows: list[Row] = []
@@ -117,11 +117,13 @@ def main() -> None:
     steps += [lambda: partitions.promotion(times), lambda: partitions.whole_loop(times)]
     many = (10_000,) if arguments.quick else (10_000, 1_000_000)
     many += (10_000_000,) if arguments.ten_million else ()
-    if arguments.only_datasets:
-        steps, rows = [], _measured_before()
-    steps.append(lambda: datasets.rows(many))
-    if not arguments.only_datasets:
+    if arguments.only:
+        steps, rows = [], _measured_before(_OWN[arguments.only])
+    if arguments.only != "drift":
+        steps.append(lambda: datasets.rows(many))
+    if not arguments.only:
         steps += _forecasts(arguments.quick)
+    if arguments.only != "datasets":
         steps += _drift(arguments.quick)
     for step in steps:
         for row in step():
@@ -131,9 +133,14 @@ def main() -> None:
         PAGE.write_text(_page(rows))
 
 
-def _measured_before() -> list[Row]:
-    """Return the rows of the page that are not of datasets."""
-    own = ("one-row edit", "first ", "the same of", "merge of", "longest hold", "one partition's last")
+_OWN = {
+    "datasets": ("one-row edit", "first ", "the same of", "merge of", "longest hold", "one partition's last"),
+    "drift": ("drift of", "profile of"),
+}
+
+
+def _measured_before(own: tuple[str, ...]) -> list[Row]:
+    """Return the rows of the page that do not begin with one of these."""
     found = []
     for line in PAGE.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
