@@ -52,7 +52,7 @@ class Round:
         out: how many questions are with workers.
         found: what was measured, by partition.
         problems: why a partition could not be measured, by partition.
-        follow: what is done with the decision on the model; None only looks, and nothing is stored.
+        follow: what is done with the decision on the model; None is a person who only looks.
         decided: in the end, by partition.
         at_once: partitions that one worker is asked about; fewer once a worker died on them, so that one of them alone
             is left unmeasured, and not its neighbours.
@@ -261,7 +261,7 @@ def _copy(
 
 
 def _decide(opened: Opened, current: Round) -> None:
-    """Decide every partition of a round; where it is not only looked, store what was decided, and do what follows."""
+    """Decide every partition of a round, store what was decided, and do what follows unless a person only looks."""
     trigger, spec = current.trigger, current.model.spec
     with opened.store.read() as tx:
         same = champions.same(tx, {number: row.champion_id for number, row in current.places.items()})
@@ -279,13 +279,14 @@ def _decide(opened: Opened, current: Round) -> None:
     for number, problem in current.problems.items():
         each[number] = Decision(Cause.DRIFT, "drift", False, "failed", f"the check failed: {problem}", Severity.HIGH)
     current.decided = {number: _waits(spec, trigger, current.places[number], one) for number, one in each.items()}
-    each = current.decided
-    if current.follow is None:
-        return
+    by_hand = {"by_hand": True} if current.follow is None else {}
+    each = {number: replace(one, evidence={**one.evidence, **by_hand}) for number, one in current.decided.items()}
     with opened.store.write() as tx:
         evaluations.record(
             tx, current.model.id, [(number, current.places[number].champion_id, one) for number, one in each.items()]
         )
+        if current.follow is None:
+            return
         decision = together(spec, {KeyText(current.places[number].key): one for number, one in each.items()})
         if current.broken:
             said = f"{decision.reason}; the log of predictions cannot be read: {current.broken}"

@@ -317,7 +317,10 @@ def what_if(opened: Opened, model: str, days: float = 30, **changes: Any) -> Wha
         trigger = trigger_of(found.spec)
         if trigger is None:
             raise ConfigError(f"triggers of {model}", None, "on_drift(), whose checks are looked at")
-        past = evaluations.history(tx, found.id, tx.now - timedelta(days=days), _CHECKS_AT_ONCE)
+        since = tx.now - timedelta(days=days)
+        past = evaluations.history(tx, found.id, since, _CHECKS_AT_ONCE)
+        if not past:  # before the loop's first check there may be those of a person
+            past = evaluations.history(tx, found.id, since, _CHECKS_AT_ONCE, by_hand=True)
     known = [one.decision.found for one in reversed(past) if one.decision.found]
     return replay.what_if(known, trigger, **changes)
 

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -31,6 +32,8 @@ from evertrain.events import Kind
 # Commits beside a checkpoint can corrupt the WAL before this release (sqlite.org/wal.html#walresetbug).
 FIXED_SQLITE = (3, 51, 3)
 _NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs", "ceph", "fuse.glusterfs"}
+
+_TRIES, _PAUSE_S = 100, 0.02
 
 Record = Row[*tuple[Any, ...]]
 
@@ -261,12 +264,25 @@ def _configure(engine: Engine, autocheckpoint: int) -> None:
             "cache_size=-32768",  # kB, at most: with the default 2 MB every index of a large table is read again and again
             f"wal_autocheckpoint={autocheckpoint}",
         ):
-            driver.execute(f"PRAGMA {pragma}").fetchall()
+            _set(driver, pragma)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         if statement := connection.get_execution_options().get("begin", "BEGIN"):
             connection.exec_driver_sql(statement)
+
+
+def _set(driver: sqlite3.Connection, pragma: str) -> None:
+    """Execute a pragma; that of the journal answers "locked" at once, whatever the timeout, while others open the file."""
+    for attempt in range(_TRIES):
+        try:
+            driver.execute(f"PRAGMA {pragma}").fetchall()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or attempt == _TRIES - 1:
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
 
 
 @lru_cache(maxsize=512)

@@ -19,6 +19,7 @@ from evertrain.store.connect import Record, Tx, dump
 from evertrain.triggers import Decision
 
 _MANY = 100  # partitions of one round
+_BY_THE_LOOP = "json_extract(e.evidence, '$.more.by_hand') IS NULL"
 _PICTURES = ("histogram", "series", "change")
 
 
@@ -91,7 +92,7 @@ def states(tx: Tx, partitions: Sequence[int]) -> dict[int, dict[str, Any]]:
     """Return what the check before leaves for the next one, of partitions that still have the same champion."""
     rows = tx.rows(
         "SELECT e.partition_id, json_extract(e.evidence, '$.more.state') AS state FROM evaluations e JOIN partitions p"
-        " ON p.id = e.partition_id AND p.champion_id = e.fit_id WHERE e.latest = 1"
+        f" ON p.id = e.partition_id AND p.champion_id = e.fit_id WHERE e.latest = 1 AND {_BY_THE_LOOP}"
         " AND e.partition_id IN (SELECT value FROM json_each(:ids))",
         ids=dump(list(partitions)),
     )
@@ -119,15 +120,18 @@ def worst(tx: Tx, model_id: int) -> Evaluation | None:
     return None if row is None else _of(row)
 
 
-def history(tx: Tx, model_id: int, since: datetime, limit: int, partition_id: int | None = None) -> list[Evaluation]:
-    """Return evaluations since a moment, newest first."""
+def history(
+    tx: Tx, model_id: int, since: datetime, limit: int, partition_id: int | None = None, *, by_hand: bool = False
+) -> list[Evaluation]:
+    """Return the loop's evaluations since a moment, newest first; a look by hand is no check of the schedule."""
     only = "" if partition_id is None else " AND e.partition_id = :partition"
     rows = tx.rows(
         "SELECT e.*, p.key FROM evaluations e JOIN partitions p ON p.id = e.partition_id WHERE e.model_id = :model"
-        f" AND e.at >= :since{only} ORDER BY e.id DESC LIMIT :limit",
+        f" AND e.at >= :since{only} AND ({_BY_THE_LOOP} OR :by_hand) ORDER BY e.id DESC LIMIT :limit",
         model=model_id,
         since=to_text(since),
         limit=limit,
+        by_hand=int(by_hand),
         **({} if partition_id is None else {"partition": partition_id}),
     )
     return [_of(row) for row in rows]

@@ -6,10 +6,11 @@ no running item without owner and fence, at most one open activation per partiti
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from evertrain.errors import StoreError
+from evertrain.errors import StoreBusy, StoreError
 from evertrain.events import Kind
 from evertrain.states import ITEM_TRANSITIONS, RUN_TRANSITIONS
 from evertrain.store import views
@@ -307,7 +308,7 @@ def migrate(store: Store) -> int:
     Raises:
         StoreError: the store was written by a newer Evertrain; nothing is changed.
     """
-    with store.read() as tx:
+    with contextlib.suppress(StoreBusy), store.read() as tx:  # a busy one is being made: the write below waits for it
         if tx.value("PRAGMA user_version") == len(MIGRATIONS):
             return len(MIGRATIONS)
     with store.write() as tx:
