@@ -120,3 +120,12 @@ class StoreError(EvertrainError):
 
 class StoreBusy(StoreError):
     """Another process holds the write lock for longer than we wait; trying again later helps."""
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error says: ours speak for themselves, others with their type before it.
+
+    >>> reason_of(ValueError("x is 3"))
+    'ValueError: x is 3'
+    """
+    return str(error) if isinstance(error, EvertrainError) else f"{type(error).__name__}: {error}"

@@ -533,7 +533,7 @@ class Project:
         key = next(iter(decided)) if len(decided) == 1 else None
         named = tell.where(spec, key) if key is not None and spec.partition_by else ""
         decision = decided[key] if key is not None else drift.together(spec, decided)
-        return Report(decision, model, named, drift.trigger_of(spec))
+        return Report(decision, model, named, spec.drift)
 
     def last_check(self, model: str, partition: Mapping[str, Any] | None = None) -> Report | None:
         """Return the report of the last drift check of the loop; None where none was done yet.

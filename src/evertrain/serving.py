@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 
 from evertrain import registry
 from evertrain.artifacts import Artifacts
-from evertrain.errors import ArtifactError, DataError, EvertrainError, NoModelYet, NotFound, StoreError, TrainingError
+from evertrain.errors import (
+    ArtifactError,
+    DataError,
+    EvertrainError,
+    NoModelYet,
+    NotFound,
+    StoreError,
+    TrainingError,
+    reason_of,
+)
 from evertrain.observations import Answered, Recorder
 from evertrain.observations.rows import drawn, id_of
 from evertrain.partitions import WHOLE, KeyText, decode, encode, fallbacks, label
@@ -309,7 +318,7 @@ class Predictor:
             return _Loaded(fit, trainer, trainer.load(data))
         except Exception as error:
             # The bytes are those that were written, so they are not damaged: the libraries here are others.
-            reason = str(error) if isinstance(error, EvertrainError) else f"{type(error).__name__}: {error}"
+            reason = reason_of(error)
             raise TrainingError(f"{fit.version} cannot be loaded here: {reason}") from error
 
     def _keep(self, loaded: _Loaded) -> None:

@@ -1053,6 +1053,11 @@ class ModelSpec:
         return [one.name for one in self.partition_by]
 
     @property
+    def drift(self) -> Drift | None:
+        """The drift trigger, None where none is declared."""
+        return next((one for one in self.triggers if isinstance(one, Drift)), None)
+
+    @property
     def levels(self) -> list[tuple[str, ...]]:
         """The rollups above the partitions; by default one above all where there are partitions."""
         if self.rollups is not None:

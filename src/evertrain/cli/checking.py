@@ -121,7 +121,7 @@ def _check_model(model: str, partition: list[str] | None, html: Path | None, *, 
         keys = keys_of(found.spec, here.partitions(found, partition))
         with waiting(f"Checking {model}"):
             decided = drift.look(opened, model, keys)
-    trigger = drift.trigger_of(found.spec) or Drift()
+    trigger = found.spec.drift or Drift()
     decision = drift.together(found.spec, decided)
     _page(html, decision, model, trigger)
     if as_json:

@@ -100,12 +100,8 @@ def try_out(opened: Opened, model: models.Model, fits: Sequence[registry.Fit]) -
 
 def _ask(opened: Opened, task: Message, family_name: str) -> Message:
     """Have one task done by a worker of this process, and wait for it."""
-    hands = opened.supervisor()
-    hands.draining = True  # it is here for this task alone
-    try:
+    with opened.alone() as hands:
         return _wait(hands, task, family_name)
-    finally:
-        hands.close()
 
 
 def _wait(hands: Supervisor, task: Message, family_name: str) -> Message:
@@ -149,12 +145,8 @@ def adopt(opened: Opened, model: str, file: Path, *, actor: str) -> str:
         raise ConfigError("file", str(file), "an existing model file")
     if place is None or place.champion_id is not None:
         raise Conflict(f"{model} has a champion already; adopt works before the first training")
-    hands = opened.supervisor()
-    hands.draining = True
-    try:
+    with opened.alone() as hands:
         answer = _judged(opened, hands, found, project, file)
-    finally:
-        hands.close()
     result = answer["result"]
     if result["state"] != "fitted":
         raise ArtifactError(f"{file.name} cannot be adopted: {result['reason']}", digest="")

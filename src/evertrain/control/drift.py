@@ -77,21 +77,16 @@ class Round:
         return not self.left and not self.out
 
 
-def trigger_of(spec: ModelSpec) -> Drift | None:
-    """Return the drift trigger of a model, None where it declares none."""
-    return next((one for one in spec.triggers if isinstance(one, Drift)), None)
-
-
 def is_due(tx: Tx, model: models.Model, trigger: Drift) -> bool:
     """Return whether the last check of a model is long enough ago."""
-    last = next((one for one in decisions.latest(tx, model.id) if one.rule == "drift"), None)
+    last = decisions.last(tx, model.id, evidence.RULE)
     return last is None or from_text(last.last_at) + trigger.every <= tx.now
 
 
 def begin(opened: Opened, project: ProjectSpec, model: models.Model, trigger: Drift, follow: Decided | None) -> Round:
     """Return a round over the partitions with news: observations since the last check, or rows not trained on."""
     with opened.store.read() as tx:
-        last = next((one for one in decisions.latest(tx, model.id) if one.rule == "drift"), None)
+        last = decisions.last(tx, model.id, evidence.RULE)
     mark = decisions.evidence_of(last).get("mark", 0) if last else 0
     news, broken = _news(opened, model, mark)
     with opened.store.read() as tx:
@@ -125,7 +120,7 @@ def look(opened: Opened, name: str, keys: Sequence[KeyText] | None = None) -> di
         if isinstance(project.sources[model.spec.source], Dataset):
             watch.catch_up(tx, project, model.spec.source)  # a person who asks now means the rows of now
             model = models.by_name(tx, name)
-    trigger = trigger_of(model.spec)
+    trigger = model.spec.drift
     if trigger is None:
         raise ConfigError(
             f"triggers of {name}", None, "on_drift(): what a check compares with is kept from the next training on"
@@ -140,13 +135,9 @@ def look(opened: Opened, name: str, keys: Sequence[KeyText] | None = None) -> di
             )
         logged = {row.id for row, is_logged in current.left if is_logged}
         current.left = [(row, row.id in logged or _is_logged(opened, model, row)) for row in places]
-    hands = opened.supervisor()
-    hands.draining = True
-    try:
+    with opened.alone() as hands:
         while not proceed(opened, hands, project, current):
             hands.step(0.1)
-    finally:
-        hands.close()
     return {KeyText(current.places[number].key): one for number, one in current.decided.items()}
 
 
@@ -265,13 +256,12 @@ def _decide(opened: Opened, current: Round) -> None:
     trigger, spec = current.trigger, current.model.spec
     with opened.store.read() as tx:
         same = champions.same(tx, {number: row.champion_id for number, row in current.places.items()})
+        states = evaluations.states(tx, list(current.found))
     # What was promoted, rolled back or removed while the round went on is another question.
     current.places = {number: row for number, row in current.places.items() if number in same}
     current.found = {number: one for number, one in current.found.items() if number in same}
     current.problems = {number: one for number, one in current.problems.items() if number in same}
     factors = grades.fleet_factors(current.found)
-    with opened.store.read() as tx:
-        states = evaluations.states(tx, list(current.found))
     each = {
         number: evidence.decide(found, trigger, state=states.get(number, {}), fleet=factors[number])
         for number, found in current.found.items()
@@ -334,7 +324,7 @@ def together(spec: ModelSpec, each: Mapping[KeyText, Decision]) -> Decision:
     name = label(decode(worst_key), spec.dimensions, spec.overall)
     if not fired:
         said = f"{checked}; none asks for training; most noticeable {name}: {worst.reason}"
-        return replace(worst, reason=said, evidence=_summary(each), confidence=worst.confidence)
+        return replace(worst, reason=said, evidence=_summary(each))
     listed = sorted(fired, key=lambda key: _rank(fired[key]), reverse=True)
     names = ", ".join(label(decode(key), spec.dimensions, spec.overall) for key in listed[:_NAMED])
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from evertrain import evidence, holdout, registry, scores
 from evertrain.control import ask, begin, data
 from evertrain.control.opened import Opened
-from evertrain.control.work import Outcome, Progress, run_to_end
+from evertrain.control.work import Outcome, Progress, read_now, run_to_end
 from evertrain.drift.signal import DriftType
 from evertrain.errors import ConfigError, DataError
 from evertrain.sources.fingerprint import row_digests
@@ -243,14 +243,7 @@ def _read(opened: Opened, source: str, *, force: bool) -> None:
     Raises:
         DataError: it cannot be used.
     """
-    hands = opened.supervisor()
-    hands.draining = True
-    try:
-        hands.read_source(source, force=force)
-        while hands.busy:
-            hands.step(0.1)
-    finally:
-        hands.close()
+    read_now(opened, [source], force=force)
     with opened.store.read() as tx:
         state = sources.state(tx, source)
     if state is not None and state.problem:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,16 @@ class Opened:
     def supervisor(self) -> Supervisor:
         """Return hands for this process: children, or this very process where the project says so."""
         return Supervisor(self.store, self.home, self.settings, self.executor())
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[Supervisor]:
+        """Lend hands for what the block hands them; items that wait are left to others."""
+        hands = self.supervisor()
+        hands.draining = True
+        try:
+            yield hands
+        finally:
+            hands.close()
 
     def executor(self) -> Executor:
         """Return what places work: local children, or this very process where the project says so."""

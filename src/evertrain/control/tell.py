@@ -10,7 +10,6 @@ from typing import Any
 
 from evertrain import notify, registry, replay, scores
 from evertrain.clock import from_text
-from evertrain.control.drift import trigger_of
 from evertrain.control.opened import Opened, zone_of
 from evertrain.errors import ConfigError, NotFound
 from evertrain.partitions import KeyText, decode, label
@@ -302,7 +301,7 @@ def last_check(opened: Opened, model: str, key: KeyText | None = None) -> Check 
     if check is None:
         return None
     partition = where(found.spec, check.key) if found.spec.partition_by else ""
-    return Check(check.at, partition, check.decision, trigger_of(found.spec))
+    return Check(check.at, partition, check.decision, found.spec.drift)
 
 
 def what_if(opened: Opened, model: str, days: float = 30, **changes: Any) -> WhatIf:
@@ -314,7 +313,7 @@ def what_if(opened: Opened, model: str, days: float = 30, **changes: Any) -> Wha
     """
     with opened.store.read() as tx:
         found = models.by_name(tx, model)
-        trigger = trigger_of(found.spec)
+        trigger = found.spec.drift
         if trigger is None:
             raise ConfigError(f"triggers of {model}", None, "on_drift(), whose checks are looked at")
         since = tx.now - timedelta(days=days)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,15 +69,16 @@ def read_first(opened: Opened, model: str) -> None:
         if found.extract is not None or not found.spec.partition_by:
             return
         names = {user.spec.source for user in models.every(tx) if user.extract is None}
-    hands = opened.supervisor()
-    hands.draining = True
-    try:
+    read_now(opened, names)
+
+
+def read_now(opened: Opened, names: Iterable[str], *, force: bool = False) -> None:
+    """Read sources here and now; `force` accepts one that lost most of its rows."""
+    with opened.alone() as hands:
         for name in names:
-            hands.read_source(name)
+            hands.read_source(name, force=force)
         while hands.busy:
             hands.step(0.1)
-    finally:
-        hands.close()
 
 
 def run_to_end(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evertrain import holdout, scores
-from evertrain.errors import EvertrainError
+from evertrain.errors import reason_of
 from evertrain.executors.jobs import Message
 from evertrain.executors.packs import Emit
 from evertrain.executors.rows import Rows, parts
@@ -48,7 +48,7 @@ def evaluate(task: Message, emit: Emit, inline: dict[str, Any] | None = None) ->
                     value = scores.compute(name, actual, **own)
                     answer["value"] = value if np.isfinite(value) else None
         except Exception as error:  # noqa: BLE001 - the user's trainer; what it raised is recorded
-            answer["problem"] = str(error) if isinstance(error, EvertrainError) else f"{type(error).__name__}: {error}"
+            answer["problem"] = reason_of(error)
         found.append(answer)
     shared.close()
     emit({"type": "evaluated", "score": name, "found": found})
@@ -68,7 +68,5 @@ def load_check(task: Message, emit: Emit, inline: dict[str, Any] | None = None) 
         try:
             make(decode_trainer(item["trainer"]), Path(task["scratch"]), inline).load(champion_bytes(item))
         except Exception as error:  # noqa: BLE001 - any failure to load is the answer
-            broken[str(item["id"])] = (
-                str(error) if isinstance(error, EvertrainError) else f"{type(error).__name__}: {error}"
-            )
+            broken[str(item["id"])] = reason_of(error)
     emit({"type": "checked", "broken": broken})

@@ -13,7 +13,7 @@ import polars as pl
 from evertrain import evidence, scores
 from evertrain.drift.profile import Profile
 from evertrain.drift.signal import Evidence
-from evertrain.errors import DataError, EvertrainError
+from evertrain.errors import DataError, reason_of
 from evertrain.executors.checking import unseen
 from evertrain.executors.jobs import ACTUAL, AT, PREDICTED, Message
 from evertrain.executors.packs import Emit
@@ -21,6 +21,7 @@ from evertrain.executors.rows import Rows, parts, to_pandas
 from evertrain.executors.training import Setting, champion_bytes, champion_features, predictions, setting
 from evertrain.sources.table import ColumnType, schema_of
 from evertrain.specs import Drift, Trainer, decode_trigger
+from evertrain.trainers.make import can_predict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,11 +93,11 @@ def profile(
         times: of `known`, in seconds; None without time.
     """
     moments = moments_of(times)
-    config = next(one for one in shared.spec.triggers if isinstance(one, Drift))
+    assert shared.spec.drift is not None
     weights = None
-    if getattr(shared.trainer, "can_predict", True) is not False:
+    if can_predict(shared.trainer):
         weights = importances(shared.trainer, fitted, known, list(known.columns), seed) or None
-    found = Profile.of(known, times=moments, weights=weights, joint=bool(config.joint))
+    found = Profile.of(known, times=moments, weights=weights, joint=bool(shared.spec.drift.joint))
     if predicted is None:
         return found.to_bytes()
     losses = scores.losses(loss_score(shared), held[shared.spec.target].to_numpy(copy=True), predicted)
@@ -132,7 +133,7 @@ def weigh(task: Message, emit: Emit, inline: dict[str, Any] | None = None) -> No
             recent = _logged(item) if rows is None else _new(shared, item["champion"], rows, config)
             answer["evidence"] = _measured(shared, item["champion"], recent, config, logged=rows is None).as_json()
         except Exception as error:  # noqa: BLE001 - the user's trainer; what it raised is recorded
-            said = str(error) if isinstance(error, EvertrainError) else f"{type(error).__name__}: {error}"
+            said = reason_of(error)
             answer["problem"] = said if len(said) <= _SAID else f"{said[:_SAID]} ..."
         found.append(answer)
     shared.close()

@@ -20,7 +20,7 @@ import numpy as np
 
 from evertrain import gate, holdout, scores
 from evertrain.artifacts import Place, read_checked
-from evertrain.errors import ArtifactError, ConfigError, DataError, EvertrainError, Retryable, TrainingError
+from evertrain.errors import ArtifactError, ConfigError, DataError, Retryable, TrainingError, reason_of
 from evertrain.executors.jobs import Allowance, Message
 from evertrain.executors.packs import Emit, Meter, Packer
 from evertrain.executors.rows import Rows, parts, unpacked
@@ -28,7 +28,7 @@ from evertrain.partitions import decode
 from evertrain.sources import read
 from evertrain.sources.table import Schema
 from evertrain.specs import Drift, ModelSpec, ScoreDrop, Series, Trainer, decode_model, decode_trainer
-from evertrain.trainers.make import check, make
+from evertrain.trainers.make import can_predict, check, make
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,10 +90,6 @@ class Setting:
     @cached_property
     def remembers_rows(self) -> bool:
         return any(isinstance(one, ScoreDrop | Drift) for one in self.spec.triggers)
-
-    @cached_property
-    def watches_drift(self) -> bool:
-        return any(isinstance(one, Drift) for one in self.spec.triggers)
 
     @property
     def series(self) -> Series:
@@ -173,11 +169,10 @@ def train(task: Message, emit: Emit, inline: Mapping[str, Any] | None = None) ->
 
 
 def _failure(error: Exception) -> Message:
-    known = isinstance(error, EvertrainError)
     name = getattr(error, "error_class", None) or type(error).__name__
     return {
         "state": "failed",
-        "reason": str(error) if known else f"{type(error).__name__}: {error}",
+        "reason": reason_of(error),
         "error_class": name,
         "error": getattr(error, "remote_traceback", "") or traceback.format_exc()[-8000:],
         "retryable": isinstance(error, _RETRYABLE),
@@ -242,7 +237,7 @@ def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
     context = _context(shared, item, features)
     train_actual = own[spec.target].to_numpy(copy=True)  # as it was before the trainer got the frame
     # Likewise: what drift is later measured against is every row of this moment, trained on or held out.
-    known = _joined(own, made, features) if shared.watches_drift else None
+    known = _joined(own, made, features) if shared.spec.drift else None
     data = data or _saved(shared, item, own, context)
     fitted = shared.trainer.load(data)
     measured, losses, values, predicted = _measure(shared, item, fitted, held, made, train_actual, split)
@@ -298,7 +293,7 @@ def _choose(shared: Setting, item: Message, rows: Rows) -> tuple[Rows, holdout.S
         return young, split, None
     gap = shared.spec.gap.total_seconds()
     whole = holdout.Split(~(rows.times > split.until), rows.times > split.until + gap, split.until)
-    if getattr(shared.trainer, "can_predict", True) is False:
+    if not can_predict(shared.trainer):
         return rows, whole, None
     tried = []
     for some, own_split in ((rows, whole), (young, split)):
@@ -418,7 +413,7 @@ def _measure(
     measured: Message = {"score": shared.score, "rows": len(held), "has_champion": bool(item.get("champion"))}
     losses: dict[str, Any] = {}
     values: Message = {}
-    if getattr(shared.trainer, "can_predict", True) is False:
+    if not can_predict(shared.trainer):
         measured["incomparable"] = "its command declares no predict"
         measured["rows"] = 0
         return measured, losses, values, None
@@ -456,7 +451,7 @@ def _champion(shared: Setting, champion: Message, held: pd.DataFrame, split: hol
     if split.until is not None and signature["until"] is not None and signature["until"] > split.until:
         raise DataError("the champion was trained on newer rows than are held out")
     trainer = shared.trainer_of(champion["trainer"])
-    if getattr(trainer, "can_predict", True) is False:
+    if not can_predict(trainer):
         raise DataError("its command declares no predict")
     found = predictions(
         trainer, trainer.load(champion_bytes(champion)), champion_features(signature, held), shared.shown

@@ -20,11 +20,7 @@ def record(tx: Tx, model_id: int, model: str, decision: Decision, *, action: str
     Args:
         action: what followed: "train", "observe" (would have), "report", or "none".
     """
-    last = tx.row(
-        "SELECT * FROM decisions WHERE model_id = :model AND rule = :rule AND latest = 1",
-        model=model_id,
-        rule=decision.rule,
-    )
+    before = last(tx, model_id, decision.rule)
     values: dict[str, Any] = {
         "reason": decision.reason,
         "evidence": dump(dict(decision.evidence)),
@@ -32,16 +28,16 @@ def record(tx: Tx, model_id: int, model: str, decision: Decision, *, action: str
         "severity": decision.severity,
         "confidence": decision.confidence,
     }
-    if last is not None and not decision.fired and not last.fired and last.code == decision.code:
+    if before is not None and not decision.fired and not before.fired and before.code == decision.code:
         tx.run(
             "UPDATE decisions SET reason = :reason, evidence = :evidence, last_at = :at, severity = :severity,"
             " confidence = :confidence, times = times + 1 WHERE id = :id",
-            id=last.id,
+            id=before.id,
             **values,
         )
-        return int(last.id)
-    if last is not None:
-        tx.run("UPDATE decisions SET latest = 0 WHERE id = :id", id=last.id)
+        return int(before.id)
+    if before is not None:
+        tx.run("UPDATE decisions SET latest = 0 WHERE id = :id", id=before.id)
     number = int(
         tx.value(
             "INSERT INTO decisions(model_id, cause, rule, code, fired, action, severity, confidence, reason, evidence,"
@@ -68,6 +64,13 @@ def record(tx: Tx, model_id: int, model: str, decision: Decision, *, action: str
             reason=decision.reason,
         )
     return number
+
+
+def last(tx: Tx, model_id: int, rule: str) -> Record | None:
+    """Return the last answer of one rule of a model."""
+    return tx.row(
+        "SELECT * FROM decisions WHERE model_id = :model AND rule = :rule AND latest = 1", model=model_id, rule=rule
+    )
 
 
 def latest(tx: Tx, model_id: int) -> Sequence[Record]:

@@ -27,11 +27,9 @@ _PICTURES = ("histogram", "series", "change")
 class Evaluation:
     """One partition of one check, as it was decided."""
 
-    id: int
     key: KeyText
     at: str
     fit_id: int
-    rows: int
     decision: Decision
 
 
@@ -120,19 +118,15 @@ def worst(tx: Tx, model_id: int) -> Evaluation | None:
     return None if row is None else _of(row)
 
 
-def history(
-    tx: Tx, model_id: int, since: datetime, limit: int, partition_id: int | None = None, *, by_hand: bool = False
-) -> list[Evaluation]:
+def history(tx: Tx, model_id: int, since: datetime, limit: int, *, by_hand: bool = False) -> list[Evaluation]:
     """Return the loop's evaluations since a moment, newest first; a look by hand is no check of the schedule."""
-    only = "" if partition_id is None else " AND e.partition_id = :partition"
     rows = tx.rows(
         "SELECT e.*, p.key FROM evaluations e JOIN partitions p ON p.id = e.partition_id WHERE e.model_id = :model"
-        f" AND e.at >= :since{only} AND ({_BY_THE_LOOP} OR :by_hand) ORDER BY e.id DESC LIMIT :limit",
+        f" AND e.at >= :since AND ({_BY_THE_LOOP} OR :by_hand) ORDER BY e.id DESC LIMIT :limit",
         model=model_id,
         since=to_text(since),
         limit=limit,
         by_hand=int(by_hand),
-        **({} if partition_id is None else {"partition": partition_id}),
     )
     return [_of(row) for row in rows]
 
@@ -172,4 +166,4 @@ def _of(row: Record) -> Evaluation:
         drift_type=DriftType(row.drift_type),
         found=Evidence.from_json(stored["found"]) if stored["found"] else None,
     )
-    return Evaluation(row.id, KeyText(row.key), row.at, row.fit_id, row.rows, decision)
+    return Evaluation(KeyText(row.key), row.at, row.fit_id, decision)

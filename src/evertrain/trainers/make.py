@@ -12,6 +12,11 @@ from evertrain.specs import Command, Custom, Estimator, Inline, ModelSpec, Train
 from evertrain.trainers.describe import METHODS, build, is_trainer
 
 
+def can_predict(trainer: Trainer) -> bool:
+    """Return whether a trainer's models can be asked; a command need not declare how."""
+    return getattr(trainer, "can_predict", True) is not False
+
+
 def make(spec: TrainerSpec, scratch: Path, inline: Mapping[str, Any] | None = None) -> Trainer:
     """Return the trainer that a declaration describes.
 
