@@ -24,7 +24,9 @@ ROWS = [
     ["executors", "serving", "forecasts"],
     ["control", "loader", "plots", "reports"],
     ["loop"],
-    ["project", "server", "dashboard", "testing", "compat"],
+    ["project", "dashboard"],
+    ["server"],
+    ["compat", "testing"],
     ["cli"],
     ["demo"],
 ]

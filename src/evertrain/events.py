@@ -61,6 +61,11 @@ class Kind(StrEnum):
     WORKER_LOST = "worker.lost"  # a supervising process lost its lease or died
     LOOP_STARTED = "loop.started"  # a process began to tick for this project
     LOOP_STOPPED = "loop.stopped"  # the loop ended in good order
+    TOKEN_CREATED = "token.created"  # somebody may use the service from now on
+    TOKEN_REVOKED = "token.revoked"  # a token and the sessions begun with it are worth nothing any more
+    SESSION_BEGUN = "session.begun"  # somebody logged in to the pages
+    SESSION_REFUSED = "session.refused"  # wrong tokens were tried, from where
+    REQUEST_MADE = "request.made"  # an HTTP request that may change something: who, what, from where, the answer
     NOTIFY_FAILED = "notify.failed"  # a message could not be delivered after its last try
 
 
@@ -150,6 +155,11 @@ _SENTENCES: dict[Kind, str] = {
     Kind.WORKER_LOST: "worker {owner} is gone; {items} items were taken back",
     Kind.LOOP_STARTED: "loop started by {owner}",
     Kind.LOOP_STOPPED: "loop stopped in good order",
+    Kind.TOKEN_CREATED: "token {token} for a {role} created by {actor}",
+    Kind.TOKEN_REVOKED: "token {token} revoked by {actor}",
+    Kind.SESSION_BEGUN: "{actor} logged in from {peer}",
+    Kind.SESSION_REFUSED: "{count} wrong tokens from {peer}",
+    Kind.REQUEST_MADE: "{actor} from {peer}: {method} {path}, answered {status}",
     Kind.NOTIFY_FAILED: "{channel} could not be told after {tries} tries: {problem}",
 }
 

@@ -296,9 +296,32 @@ def _add_retraining_events(tx: Tx) -> None:
     tx.run(views.retraining_events())
 
 
+_ACCESS = """
+CREATE TABLE tokens(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, role TEXT NOT NULL CHECK(role IN('viewer','operator','admin')),
+  digest TEXT NOT NULL UNIQUE, ends TEXT NOT NULL, created_at TEXT NOT NULL, created_by TEXT NOT NULL,
+  expires_at TEXT, revoked_at TEXT);
+CREATE UNIQUE INDEX tokens_name ON tokens(name) WHERE revoked_at IS NULL;
+CREATE TABLE sessions(
+  digest TEXT PRIMARY KEY, token_id INTEGER NOT NULL REFERENCES tokens(id), created_at TEXT NOT NULL,
+  expires_at TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX sessions_token ON sessions(token_id);
+CREATE TABLE requests(
+  caller TEXT NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL, at TEXT NOT NULL, status INTEGER, headers TEXT, body BLOB,
+  PRIMARY KEY(caller, key)) WITHOUT ROWID;
+CREATE INDEX requests_old ON requests(at);
+INSERT INTO counters VALUES ('access', 0)
+"""
+
+
+def _add_access(tx: Tx) -> None:
+    for statement in _ACCESS.split(";"):
+        tx.run(statement)
+
+
 MIGRATIONS: tuple[Callable[[Tx], None], ...] = (
     _create, _add_datasets, _add_counters, _add_delays, _count_runs, _add_forecasts, _allow_erase,
-    _add_evaluations, _add_retraining_events,
+    _add_evaluations, _add_retraining_events, _add_access,
 )  # fmt: skip
 
 
