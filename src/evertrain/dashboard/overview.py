@@ -1,0 +1,52 @@
+"""Overview: what needs a human, each model at a glance, and what one can do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evertrain.control import charts, tell
+from evertrain.control.opened import Opened
+from evertrain.control.tell import ModelStatus
+from evertrain.dashboard import drawing
+from evertrain.dashboard.page import shown
+from evertrain.errors import ConfigError
+from evertrain.store.tokens import Caller
+
+_SPARKED = 30  # models whose line is drawn, fits in such a line
+_FITS = 24
+
+
+@dataclass(frozen=True)
+class Glance:
+    """One model on the overview: how it stands, its run under way, and the line of its score."""
+
+    status: ModelStatus
+    run: charts.Span | None
+    spark: drawing.Spark | None
+    spoken: str
+
+
+def render(opened: Opened, caller: Caller, _: Mapping[str, str], query: Mapping[str, str]) -> str:
+    """Return the overview."""
+    try:
+        status = tell.status(opened)
+    except ConfigError as error:
+        return shown("begin.html", opened, caller, query, title="Overview", here="/", problem=str(error))
+    running = {one.model: one for one in charts.open_runs(opened)}
+    glances = [
+        _glance(opened, one, running.get(one.name), drawn=place < _SPARKED) for place, one in enumerate(status.models)
+    ]
+    return shown(
+        "overview.html", opened, caller, query, title="Overview", here="/", status=status, glances=glances, needs=()
+    )
+
+
+def _glance(opened: Opened, one: ModelStatus, run: charts.Span | None, *, drawn: bool) -> Glance:
+    past = charts.over_time(opened, one.name, limit=_FITS) if drawn else None
+    known = [fit.value for fit in past.fits if fit.value is not None] if past else []
+    found = drawing.spark(known)
+    spoken = ""
+    if found and past:
+        spoken = f"{past.score} of the last {len(known)} fits, from {known[0]:.3g} to {known[-1]:.3g}"
+    return Glance(one, run, found, spoken)
