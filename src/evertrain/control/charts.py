@@ -5,7 +5,10 @@ Every read here is bounded, and none enumerates partitions.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,7 +19,8 @@ from evertrain.control import forecast, tell
 from evertrain.control.opened import Opened
 from evertrain.errors import EvertrainError, NoModelYet, NotFound, reason_of
 from evertrain.forecasts import Forecast, Forecasts
-from evertrain.partitions import KeyText, decode
+from evertrain.partitions import KeyText, Value, decode, encode
+from evertrain.specs import ModelSpec
 from evertrain.store import champions, datasets, demand, evaluations, models, runs
 from evertrain.store.champions import version_text
 from evertrain.store.connect import Record, Tx
@@ -289,3 +293,55 @@ def _span(tx: Tx, row: Record) -> Span:
         row.id, row.model, row.state, row.kind, row.cause, row.reason, row.actor, version_text(row), row.created_at,
         row.started_at, row.ended_at, done, row.partitions, counts, row.estimate_s,
     )  # fmt: skip
+
+
+def named(opened: Opened, model: str, given: Mapping[str, str]) -> KeyText | None:
+    """Return the partition that texts name, such as those of an address: "3" is the number where that is a partition.
+
+    None where nothing is named.
+
+    Raises:
+        NotFound: no such model, or no such partition of it.
+    """
+    with opened.store.read() as tx:
+        found = models.by_name(tx, model)
+        wanted = {name: given[name] for name in found.spec.dimensions if name in given}
+        if not wanted:
+            return None
+        tried = [
+            encode(dict(zip(wanted, one, strict=True)), found.spec.dimensions)
+            for one in itertools.product(*(_readings(text) for text in wanted.values()))
+        ]
+        there = champions.known_keys(tx, found.id, tried)
+    key = next((one for one in tried if one in there), None)
+    if key is None:
+        said = ", ".join(f"{name}={text}" for name, text in wanted.items())
+        raise NotFound(f"{model} has no partition {said}; the search box on its page finds those that it has")
+    return key
+
+
+def _readings(text: str) -> list[Value]:
+    """Return what a text may stand for: itself, then the number, the truth value or the missing value it writes."""
+    found: list[Value] = [text]
+    with contextlib.suppress(ValueError):
+        plain = json.loads(text)
+        if plain is None or isinstance(plain, bool | int) or (isinstance(plain, float) and math.isfinite(plain)):
+            found.append(plain)
+    return found
+
+
+def declaration(opened: Opened, model: str) -> ModelSpec:
+    """Return a model's effective declaration.
+
+    Raises:
+        NotFound: no such model.
+    """
+    with opened.store.read() as tx:
+        return models.by_name(tx, model).spec
+
+
+def is_pinned(opened: Opened, model: str, key: KeyText) -> bool:
+    """Return whether a partition's champion is held against every challenger."""
+    with opened.store.read() as tx:
+        place = demand.partition(tx, models.by_name(tx, model).id, key)
+        return place is not None and bool(place.pinned)

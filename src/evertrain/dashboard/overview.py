@@ -15,6 +15,7 @@ from evertrain.store.tokens import Caller
 
 _SPARKED = 30  # models whose line is drawn, fits in such a line
 _FITS = 24
+_SERVED = ("promoted", "adopted")
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ def render(opened: Opened, caller: Caller, _: Mapping[str, str], query: Mapping[
 
 def _glance(opened: Opened, one: ModelStatus, run: charts.Span | None, *, drawn: bool) -> Glance:
     past = charts.over_time(opened, one.name, limit=_FITS) if drawn else None
-    known = [fit.value for fit in past.fits if fit.value is not None] if past else []
+    known = [fit.value for fit in past.fits if fit.value is not None and fit.outcome in _SERVED] if past else []
     found = drawing.spark(known)
     spoken = ""
     if found and past:
-        spoken = f"{past.score} of the last {len(known)} fits, from {known[0]:.3g} to {known[-1]:.3g}"
+        spoken = f"{past.score} of the last {len(known)} versions that served, from {known[0]:.3g} to {known[-1]:.3g}"
     return Glance(one, run, found, spoken)

@@ -111,7 +111,7 @@ def _environment() -> Environment:
 
 
 def inert(value: object) -> object:
-    """Return a value with what is no letter, sign or line break written as an escape; what is HTML stays.
+    r"""Return a value with what is no letter, sign or line break written as an escape; what is HTML stays.
 
     >>> inert("a\\x00b\\u202ec"), inert(Markup("<b>")), inert(3)
     ('a\\\\x00b\\\\u202ec', Markup('<b>'), 3)
