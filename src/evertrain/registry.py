@@ -654,28 +654,6 @@ def served(tx: Tx, partition_id: int, at: datetime) -> Record | None:
     )
 
 
-def judged(tx: Tx, partition_id: int, limit: int) -> Sequence[Record]:
-    """Return the newest fits of a partition with their verdicts, how their items ended and whether they serve."""
-    return tx.rows(
-        "SELECT f.id, f.verdict, f.scores, f.rows, f.trained_at, v.run_id, v.major, v.minor, v.patch, i.state,"
-        " i.reason, i.seconds, p.champion_id IS f.id AS serving FROM fits f JOIN versions v ON v.id = f.version_id"
-        " JOIN partitions p ON p.id = f.partition_id LEFT JOIN items i ON i.id = f.id WHERE f.partition_id = :partition"
-        " ORDER BY f.id DESC LIMIT :limit",
-        partition=partition_id,
-        limit=limit,
-    )
-
-
-def activations(tx: Tx, partition_id: int, limit: int) -> Sequence[Record]:
-    """Return what served a partition, newest first: from when to when, by whom and why."""
-    return tx.rows(
-        "SELECT a.*, v.major, v.minor, v.patch FROM activations a JOIN fits f ON f.id = a.fit_id"
-        " JOIN versions v ON v.id = f.version_id WHERE a.partition_id = :partition ORDER BY a.id DESC LIMIT :limit",
-        partition=partition_id,
-        limit=limit,
-    )
-
-
 # --- retention --------------------------------------------------------------------------------------------------
 
 _NEEDED = """

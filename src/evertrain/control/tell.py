@@ -33,7 +33,7 @@ class ModelStatus:
         score, value, change: the deciding score, its value for the widest champion, and how much better it was than
             the champion before, in per cent.
         rows, min_rows: usable rows at the last read, and how many a training needs.
-        decision, decided_by: the last answer of any trigger in words, and which trigger's it is.
+        decision: the last answer of any trigger, in words.
         held, held_until: how many trainings wait for the end of a blackout window, and when that is.
     """
 
@@ -59,7 +59,6 @@ class ModelStatus:
     problem: str | None
     held: int = 0
     held_until: datetime | None = None
-    decided_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,17 +106,6 @@ def status(opened: Opened) -> Status:
         )
 
 
-def model_status(opened: Opened, model: str) -> ModelStatus:
-    """Return how one model stands now.
-
-    Raises:
-        NotFound: no such model.
-    """
-    project = opened.project()
-    with opened.store.read() as tx:
-        return _model_status(tx, project, models.by_name(tx, model), items.held_back(tx))
-
-
 def _model_status(
     tx: Tx, project: ProjectSpec, model: models.Model, held: Mapping[int, tuple[int, datetime]]
 ) -> ModelStatus:
@@ -154,7 +142,6 @@ def _model_status(
         problem=source.problem if source else None,
         held=waiting,
         held_until=until,
-        decided_by=last.rule if last else None,
     )
 
 

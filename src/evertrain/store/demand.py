@@ -285,19 +285,3 @@ def leaves(tx: Tx, model_id: int) -> int:
 def partition(tx: Tx, model_id: int, key: KeyText = WHOLE) -> Record | None:
     """Return one partition's row."""
     return tx.row("SELECT * FROM partitions WHERE model_id = :model AND key = :key", model=model_id, key=key)
-
-
-def search(tx: Tx, model_id: int, text: str, limit: int) -> Sequence[Record]:
-    """Return live partitions whose key holds `text`, rollups first; of no text the first ones.
-
-    The letters of a key are compared without regard to case where they are ASCII. What is looked for is a part of a
-    key, so no index finds it: the scan stops at the limit, and costs 10 ms where nothing of 100,000 fits.
-    """
-    where = "" if not text else " AND instr(lower(key), lower(:text))"
-    given = {"text": text} if text else {}
-    return tx.rows(
-        f"SELECT * FROM partitions WHERE model_id = :model AND state = 'live'{where} LIMIT :limit",
-        model=model_id,
-        limit=limit,
-        **given,
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from evertrain.errors import NotFound
 from evertrain.events import Kind, ranges
@@ -353,26 +352,6 @@ def newest(tx: Tx, model_id: int | None, limit: int) -> Sequence[Record]:
         f" LEFT JOIN versions v ON v.run_id = r.id {where} ORDER BY r.id DESC LIMIT :limit",
         limit=limit,
         **params,
-    )
-
-
-def listed(tx: Tx, model_id: int | None, state: str | None, limit: int, before: int | None) -> Sequence[Record]:
-    """Return runs as `newest` does: of one model, in one state ("open": not ended), below a number, where these are given."""
-    asked: list[tuple[str, dict[str, Any]]] = []
-    if model_id is not None:
-        asked.append(("r.model_id = :model", {"model": model_id}))
-    if state == "open":
-        asked.append(("r.state IN ('queued', 'running')", {}))
-    elif state is not None:
-        asked.append(("r.state = :state", {"state": state}))
-    if before is not None:
-        asked.append(("r.id < :before", {"before": before}))
-    where = f"WHERE {' AND '.join(text for text, _ in asked)}" if asked else ""
-    return tx.rows(
-        "SELECT r.*, m.name AS model, v.major, v.minor, v.patch FROM runs r JOIN models m ON m.id = r.model_id"
-        f" LEFT JOIN versions v ON v.run_id = r.id {where} ORDER BY r.id DESC LIMIT :limit",
-        limit=limit,
-        **{name: value for _, given in asked for name, value in given.items()},
     )
 
 
