@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from evertrain.clock import from_text
-from evertrain.control import charts, tell
+from evertrain.control import browse, charts, tell
 from evertrain.control.opened import Opened, zone_of
 from evertrain.control.tell import Check
 from evertrain.dashboard import drawing
 from evertrain.dashboard.drawing import BOTTOM, LEFT, RIGHT, TOP, Chart, Mark, Tick
+from evertrain.dashboard.overview import running
 from evertrain.dashboard.page import percent, score, shown
 from evertrain.drift.signal import Evidence
 from evertrain.errors import NotFound
@@ -21,7 +22,7 @@ from evertrain.reports import read
 from evertrain.specs import ModelSpec
 from evertrain.store.tokens import Caller
 
-_FOUND, _EFFECTS, _CHECKS, _WIDEST = 24, 12, 60, 4.0
+_FOUND, _LONGEST, _EFFECTS, _CHECKS, _WIDEST = 12, 200, 12, 60, 4.0
 
 
 def render(opened: Opened, caller: Caller, path: Mapping[str, str], query: Mapping[str, str]) -> str:
@@ -29,7 +30,6 @@ def render(opened: Opened, caller: Caller, path: Mapping[str, str], query: Mappi
     name = path["name"]
     spec = charts.declaration(opened, name)
     key = charts.named(opened, name, query)
-    one = tell.model_status(opened, name)
     past = charts.over_time(opened, name, key)
     zone = ZoneInfo(zone_of(opened.project()))
     return shown(
@@ -41,27 +41,23 @@ def render(opened: Opened, caller: Caller, path: Mapping[str, str], query: Mappi
         here="/",
         name=name,
         spec=spec,
-        m=one,
+        m=browse.model(opened, name),
         past=past,
         named=key is not None,
         partition=decode(past.key) if past else {},
-        pinned=charts.is_pinned(opened, name, past.key) if past else False,
         chart=scores_chart(past, zone) if past else None,
         newest=past.fits[-1] if past and past.fits else None,
         returns=_returns(past),
-        found=charts.search(opened, name, query.get("q", ""), _FOUND) if spec.partition_by else [],
+        found=browse.partition_list(opened, name, query.get("q", "")[:_LONGEST], _FOUND) if spec.partition_by else None,
         drift=_drift(opened, name, key, zone),
         ahead=_ahead(opened, spec, past),
-        run=next((run for run in charts.spans(opened, name, "open", 1)), None),
+        run=running(opened).get(name),
     )
 
 
-def _returns(past: charts.ScoresOverTime | None) -> list[charts.Judged]:
+def _returns(past: charts.ScoresOverTime | None) -> list[browse.Scored]:
     """Return the fits that served before and could again, newest first."""
-    if past is None:
-        return []
-    served = {one.version for one in past.served}
-    return [one for one in reversed(past.fits) if one.version in served and not one.serving]
+    return [one for one in reversed(past.fits) if one.served and not one.serving] if past else []
 
 
 # --- scores -----------------------------------------------------------------------------------------------------
@@ -69,45 +65,47 @@ def _returns(past: charts.ScoresOverTime | None) -> list[charts.Judged]:
 
 def scores_chart(past: charts.ScoresOverTime, zone: ZoneInfo) -> Chart | None:
     """Return fits by time and score, with what served; None before there is a value to draw."""
-    fits = [one for one in past.fits if one.value is not None and math.isfinite(one.value)]
+    fits = [(one, one.value) for one in past.fits if one.value is not None and math.isfinite(one.value)]
     if not fits:
         return None
-    by_version = {one.version: one.value for one in fits}
-    back = [one for one in past.back if by_version.get(one.version) is not None]
-    instants = [from_text(one.at).astimezone(zone) for one in fits]
-    instants += [from_text(one.from_at).astimezone(zone) for one in back]
-    against = [one.champion for one in fits if one.champion is not None and math.isfinite(one.champion)]
-    y, across = drawing.values([*(one.value for one in fits if one.value is not None), *against], TOP, BOTTOM)
-    x, along = drawing.moments(instants, LEFT + 12, RIGHT - 12)
+    by_version = {one.version: value for one, value in fits}
+    back = [one for one in past.back if one.version in by_version]
+    against = [
+        (one, value, one.champion_value)
+        for one, value in fits
+        if one.champion_value is not None and math.isfinite(one.champion_value)
+    ]
+    y, across = drawing.values([*(value for _, value in fits), *(then for _, _, then in against)], TOP, BOTTOM)
+    instants = [*(one.trained_at for one, _ in fits), *(one.at for one in back)]
+    x, along = drawing.moments([one.astimezone(zone) for one in instants], LEFT + 12, RIGHT - 12)
 
-    def place(at: str) -> float:
-        return x(from_text(at).timestamp())
+    def place(at: datetime) -> float:
+        return min(max(x(at.timestamp()), LEFT), RIGHT)
 
-    marks = [
-        Mark(place(one.at), y(one.value or 0.0), _kind(one.outcome), _said(past, one)) for one in fits
-    ] + [
-        Mark(place(one.from_at), y(by_version[one.version] or 0.0), "rollback", f"rolled back to {one.version} by {one.actor}: {one.why}")
+    marks = [Mark(place(one.trained_at), y(value), _kind(one.outcome), _said(past, one)) for one, value in fits]
+    marks += [
+        Mark(place(one.at), y(by_version[one.version]), "rollback", f"back to {one.version} by {one.actor}: {one.why}")
         for one in back
+    ]
+    periods = sorted((span.from_at, span.until_at, value) for one, value in fits for span in one.served)
+    steps = [
+        (at, y(value))
+        for start, end, value in periods
+        for at in (place(start), place(end) if end else RIGHT)
     ]  # fmt: skip
-    steps: list[tuple[float, float]] = []
-    for one in past.served:
-        if (value := by_version.get(one.version)) is not None:
-            until = place(one.until_at) if one.until_at else RIGHT
-            steps += [(max(place(one.from_at), LEFT), y(value)), (max(until, LEFT), y(value))]
-    compared = {
-        f"against-{n}": drawing.line([(place(one.at), y(one.champion)), (place(one.at), y(one.value or 0.0))])
-        for n, one in enumerate(fits)
-        if one.champion is not None and math.isfinite(one.champion)
+    lines = {
+        f"against-{n}": drawing.line([(place(one.trained_at), y(then)), (place(one.trained_at), y(value))])
+        for n, (one, value, then) in enumerate(against)
     }
-    return drawing.chart(across, along, lines={**compared, "served": drawing.line(steps)}, marks=marks)
+    return drawing.chart(across, along, lines={**lines, "served": drawing.line(steps)}, marks=marks)
 
 
 def _kind(outcome: str) -> str:
     return {"promoted": "promoted", "adopted": "promoted", "rejected": "rejected"}.get(outcome, "other")
 
 
-def _said(past: charts.ScoresOverTime, one: charts.Judged) -> str:
-    against = f" against {score(one.champion, past.score)}" if one.champion is not None else ""
+def _said(past: charts.ScoresOverTime, one: browse.Scored) -> str:
+    against = f" against {score(one.champion_value, past.score)}" if one.champion_value is not None else ""
     change = f" ({percent(one.improvement)})" if one.improvement is not None else ""
     return f"{one.version} {one.outcome}: {past.score} {score(one.value, past.score)}{against}{change}"
 

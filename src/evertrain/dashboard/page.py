@@ -97,7 +97,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
-        "moment": moment, "ago": ago, "duration": duration, "number": number, "count": count, "score": score,
+        "moment": moment, "utc": utc, "ago": ago, "duration": duration, "number": number, "count": count, "score": score,
         "percent": percent, "segment": segment, "capital": capital, "plural": plural, "words": words,
     }  # fmt: skip
     made.globals |= {
@@ -160,6 +160,15 @@ def moment(context: Context, value: str | datetime | None) -> Markup | str:
     found = _instant(value)
     zone = context["zone"]
     return _time(found, f"{found.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M} {zone}", "moment")
+
+
+def utc(value: str | datetime) -> str:
+    """Return an instant in UTC, where there can be no element around it: in titles of marks and options.
+
+    >>> utc("2026-03-01T09:30:00.000000Z")
+    '2026-03-01 09:30 UTC'
+    """
+    return f"{_instant(value).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 @pass_context
@@ -232,8 +241,14 @@ def address(path: str, **query: object) -> str:
 
 
 def capital(text: str | None) -> str:
-    """Return a sentence with its first letter in capital."""
-    return f"{text[:1].upper()}{text[1:]}" if text else ""
+    """Return a sentence with its first letter in capital; the name of a score stays as it is written.
+
+    >>> capital("nothing is due"), capital("r2 0.98 against 0.97")
+    ('Nothing is due', 'r2 0.98 against 0.97')
+    """
+    if not text or text.split(" ", 1)[0] in scores.SCORES:
+        return text or ""
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def words(text: str) -> str:
