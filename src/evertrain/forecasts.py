@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -124,8 +125,18 @@ class Stored:
     def trained_at(self) -> datetime:
         return from_text(self.row.trained_at)
 
-    def forecast(self) -> Forecast:
-        """Return everything that is stored."""
+    def holds(self, h: int | None, level: Sequence[int] | None) -> bool:
+        """Return whether all that a question names is stored, so that no model has to be asked.
+
+        Raises:
+            ConfigError: `h` or `level` is none that a model could declare.
+        """
+        series = asked_for(self.spec, h, level)
+        return series.h <= len(self.whole.ds) and set(series.level) <= set(self.whole.level)
+
+    @cached_property
+    def whole(self) -> Forecast:
+        """Everything that is stored."""
         spec, frame, series = self.spec, json.loads(self.row.frame), json.loads(self.row.signature)["series"]
         fallback = series["fallback"] and f"the naive forecast: {series['fallback']}"
         if self.answering != self.key:
@@ -234,8 +245,8 @@ class Forecasts:
     def answer(self, stored: Stored, h: int | None = None, level: Sequence[int] | None = None) -> Forecast:
         """Return the forecast that a look found, of so many periods and with these intervals; see `read`."""
         series = asked_for(stored.spec, h, level)
-        answer = stored.forecast()
-        if series.h > len(answer.ds) or not set(series.level) <= set(answer.level):
+        answer = stored.whole
+        if not stored.holds(h, level):
             try:
                 answer = self._asked_anew(answer, stored.row.fit, max(series.h, len(answer.ds)), series.level)
             except EvertrainError as error:
