@@ -115,6 +115,6 @@ def create(service: Service, routers: Sequence[APIRouter] = ()) -> ASGIApp:
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    from evertrain.server.routes import health
+    from evertrain.server.routes import health, live
 
-    return (health.router,)
+    return (health.router, live.router)

@@ -380,6 +380,13 @@ def open_items(tx: Tx, run_id: int, limit: int) -> Sequence[Record]:
     )
 
 
+def key_of(tx: Tx, item_id: int) -> str:
+    """Return the key of an item's partition."""
+    return str(
+        tx.value("SELECT p.key FROM items i JOIN partitions p ON p.id = i.partition_id WHERE i.id = :id", id=item_id)
+    )
+
+
 def telling_reason(tx: Tx, run_id: int) -> str | None:
     """Return the reason that tells most of how a run ended: of a failure, else of a verdict, else of any item."""
     found = tx.value(
