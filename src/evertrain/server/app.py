@@ -118,6 +118,6 @@ def create(service: Service, routers: Sequence[APIRouter] = ()) -> ASGIApp:
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    from evertrain.server.routes import health
+    from evertrain.server.routes import health, live
 
-    return (health.router, answers.router)
+    return (health.router, answers.router, live.router)
