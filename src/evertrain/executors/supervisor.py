@@ -850,6 +850,7 @@ def _tell_fallbacks(tx: Tx, batch: _Batch, proposals: Sequence[registry.Proposal
         key = batch.messages[first.item_id]["key"]
         dimensions, overall = batch.model.spec.dimensions, batch.model.spec.overall
         name = label(decode(key), dimensions, overall) if dimensions else batch.model.name
+        figures.stood_in(tx, len(found))
         tx.event(
             Kind.FORECAST_FALLBACK, model=batch.model.name, run_id=first.run_id, count=len(found), example=name, why=why
         )

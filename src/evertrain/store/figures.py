@@ -57,12 +57,23 @@ def add_columns(tx: Tx) -> None:
     ):  # fmt: skip
         tx.run(f"ALTER TABLE runs ADD COLUMN {column}")
     tx.run("CREATE INDEX runs_ended ON runs(ended_at) WHERE ended_at IS NOT NULL")
+    # Told by the log alone until now, which retention shortens.
+    tx.run(
+        "INSERT INTO counters SELECT 'forecast_fallbacks', coalesce(sum(json_extract(data, '$.count')), 0) FROM events"
+        " WHERE kind = :kind",
+        kind=Kind.FORECAST_FALLBACK,
+    )
     tx.run(f"UPDATE runs SET {_COUNTED} WHERE ended_at IS NOT NULL")
 
 
 def count(tx: Tx, run_id: int) -> None:
     """Write what a run came to, in the transaction that ends it."""
     tx.run(f"UPDATE runs SET {_COUNTED} WHERE id = :id", id=run_id)
+
+
+def stood_in(tx: Tx, series: int) -> None:
+    """Count series for which the naive forecast stood in."""
+    tx.run("UPDATE counters SET value = value + :number WHERE name = 'forecast_fallbacks'", number=series)
 
 
 # --- over a span of time ----------------------------------------------------------------------------------------
@@ -168,6 +179,59 @@ def decisions_total(tx: Tx, ids: Sequence[int] | None = None) -> Sequence[Record
         f" WHERE d.fired = 1{_these('d.id', ids)} GROUP BY d.model_id, d.cause, d.action",
         **_params(ids),
     )
+
+
+# --- what changed, and where things stand -------------------------------------------------------------------------
+
+_NO_CHANGE = [
+    Kind.ITEM_PROGRESS, Kind.REQUEST_MADE, Kind.SESSION_BEGUN, Kind.SESSION_REFUSED, Kind.TOKEN_CREATED,
+    Kind.TOKEN_REVOKED, Kind.FORECAST_TEMPORARY, Kind.NOTIFY_FAILED, Kind.ITEMS_CLAIMED, Kind.RUN_STARTED,
+]  # fmt: skip
+
+
+def oldest_event(tx: Tx) -> int:
+    """Return the number of the oldest event that the log still has, 0 in an empty log."""
+    return int(tx.value("SELECT coalesce(min(id), 0) FROM events"))
+
+
+def touched(tx: Tx, after: int) -> set[str | None]:
+    """Return the models that events behind one may have changed the partitions of; None among them stands for all."""
+    return {
+        row[0]
+        for row in tx.rows(
+            "SELECT DISTINCT coalesce(e.model, m.name) FROM events e LEFT JOIN runs r ON r.id = e.run_id"
+            " LEFT JOIN models m ON m.id = r.model_id WHERE e.id > :after AND e.kind NOT IN :quiet",
+            after=after,
+            quiet=_NO_CHANGE,
+        )
+    }
+
+
+def oldest_champions(tx: Tx) -> dict[str, str]:
+    """Return when the oldest champion of each declared model was trained; one look at an index for each."""
+    return {
+        row.name: row.at
+        for row in tx.rows(
+            "SELECT m.name, (SELECT p.trained_at FROM partitions p WHERE p.model_id = m.id AND p.champion_id IS NOT NULL"
+            " AND p.state = 'live' ORDER BY p.trained_at LIMIT 1) AS at FROM models m WHERE m.retired_at IS NULL"
+        )
+        if row.at
+    }
+
+
+def oldest_waiting(tx: Tx) -> Record | None:
+    """Return run, model and moment of the request that has waited longest for a worker; None when nothing waits."""
+    return tx.row(
+        "SELECT r.id, m.name AS model, r.created_at AS at FROM runs r INDEXED BY runs_open JOIN models m ON m.id = r.model_id"
+        " WHERE r.state IN ('queued', 'running')"
+        " AND EXISTS (SELECT 1 FROM items i WHERE i.run_id = r.id AND i.state = 'waiting') ORDER BY r.id LIMIT 1"
+    )
+
+
+def last_tick(tx: Tx, role: str) -> str | None:
+    """Return when any process that had this role signed last, be it gone or not."""
+    found: str | None = tx.value("SELECT ticked_at FROM roles WHERE role = :role", role=role)
+    return found
 
 
 def _these(column: str, ids: Sequence[int] | None) -> str:
