@@ -9,6 +9,7 @@ from evertrain.cli import (
     looking,
     monitoring,
     observing,
+    serving,
     settings,
     upkeep,
 )
@@ -16,7 +17,7 @@ from evertrain.cli.here import app
 
 # As a newcomer needs them: begin, keep fresh, look, act, look after.
 _ORDER = [
-    "init", "start", "stop", "status", "history", "why", "what-if", "check", "trigger", "plan", "runs", "versions",
+    "init", "serve", "start", "stop", "status", "history", "why", "what-if", "check", "trigger", "plan", "runs", "versions",
     "rollback", "predict", "forecast", "observe", "actuals", "execute", "adopt", "ingest", "batches", "undo", "erase",
     "export", "pause", "resume", "reload", "config", "schedule", "doctor", "gc", "backup", "restore",
 ]  # fmt: skip
@@ -32,6 +33,7 @@ __all__ = [
     "looking",
     "monitoring",
     "observing",
+    "serving",
     "settings",
     "upkeep",
 ]

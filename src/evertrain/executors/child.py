@@ -88,7 +88,8 @@ def work(task: Message, emit: Any, inline: dict[str, Any] | None = None) -> None
         raise ValueError(f"unknown task {kind!r}")
 
 
-def _end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
+    """Let the system end this process when the thread that began it ends, `parent` being its process."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before the line above took hold
@@ -98,7 +99,7 @@ def _end_with_parent(parent: int) -> None:
 def main() -> None:
     """Serve tasks until the parent closes the socket."""
     channel = socket.socket(fileno=int(sys.argv[1]))
-    _end_with_parent(int(sys.argv[2]))
+    end_with_parent(int(sys.argv[2]))
     sys.path.insert(0, str(Path.cwd()))  # the project's own modules
     lock = threading.Lock()
 

@@ -124,7 +124,10 @@ class Store:
         self._pid, self.busy_s, self._keeper = os.getpid(), busy_s, keeper
         refuse_network(self.path.parent)
         self._engine = create_engine(
-            f"sqlite:///{self.path}", poolclass=QueuePool, connect_args={"timeout": busy_s, "check_same_thread": False}
+            f"sqlite:///{self.path}",
+            poolclass=QueuePool,
+            max_overflow=64,
+            connect_args={"timeout": busy_s, "check_same_thread": False},
         )
         _configure(self._engine, 1000 if self.may_checkpoint else 0)
         self._create_private()

@@ -1,0 +1,120 @@
+"""The application: all routes behind one guard, and the one table that turns errors into answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from evertrain import __version__, errors
+from evertrain.server.service import Service
+
+logger = logging.getLogger("evertrain")
+
+# The first row that fits answers. Whatever is not in here is our own mistake: 500, and the log has the rest.
+STATUSES: tuple[tuple[type[Exception], int], ...] = (
+    (errors.NotFound, 404),
+    (errors.Conflict, 409),
+    (errors.ConfigError, 422),
+    (errors.DataError, 422),
+    (errors.TrainingError, 422),
+    (errors.StoreBusy, 503),
+    (errors.StoreError, 503),
+    (errors.ArtifactError, 503),
+)
+
+
+def status_of(error: Exception) -> int:
+    """Return the HTTP status of an error.
+
+    >>> status_of(errors.NoModelYet("no model yet")), status_of(ValueError("ours"))
+    (404, 500)
+    """
+    if isinstance(error, errors.StoreError) and "full" in str(error):
+        return 507
+    return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> JSONResponse:
+    """Return an answer in the one shape of all errors (RFC 9457)."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
+    return JSONResponse(body, status, dict(headers or {}), "application/problem+json")
+
+
+def of_error(error: Exception) -> JSONResponse:
+    """Return the answer to an error: what is wrong and what is allowed; never a traceback."""
+    status = status_of(error)
+    if status == 500:
+        logger.error("a request failed: %r", error, exc_info=error)
+        return problem(500, "something failed that should not have; the log of the service says what")
+    more: dict[str, Any] = {}
+    if isinstance(error, errors.ConfigError):
+        more = {"field": error.name, "allowed": error.allowed}
+    if isinstance(error, errors.DataError) and error.bad_rows:
+        more = {"bad_rows": [vars(one) for one in error.bad_rows[:20]], "bad_count": error.bad_count}
+    if isinstance(error, errors.StoreError):
+        more = {"serving": "forecasts and predictions that are in memory are answered on"}
+    headers = {"Retry-After": "5"} if status in (429, 503, 507) else None
+    return problem(status, str(error), headers, **more)
+
+
+def create(service: Service, routers: Sequence[APIRouter] = ()) -> ASGIApp:
+    """Return the application of a service; `routers` are mounted beside its own."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    app = FastAPI(
+        title="Evertrain",
+        version=__version__,
+        summary="Keeps machine-learning models fresh.",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    for router in (*own_routers(), *routers):
+        app.include_router(router)
+
+    async def ours(_: Request, error: Exception) -> Response:
+        return of_error(error)
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        said = (
+            error.detail if error.detail != HTTPStatus(error.status_code).phrase else f"{request.url.path} is not here"
+        )
+        return problem(error.status_code, said, error.headers)
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        found = [
+            {"field": ".".join(map(str, one["loc"][1:])) or one["loc"][0], "problem": one["msg"]}
+            for one in error.errors()
+        ]
+        first = f"{found[0]['field']}: {found[0]['problem']}" if found else "the request cannot be read"
+        return problem(422, first, problems=found[:20])
+
+    app.add_exception_handler(errors.EvertrainError, ours)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, ours)
+    return app
+
+
+def own_routers() -> tuple[APIRouter, ...]:
+    """Return the routers of the API."""
+    from evertrain.server.routes import health
+
+    return (health.router,)
