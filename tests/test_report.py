@@ -51,8 +51,8 @@ class Past(World):
         error_class: str = "ValueError",
     ) -> int:
         """Ask for training, train, and write the end; each item has the same verdict and cost."""
-        first = cause is Cause.DECLARATION
-        run_id = self.plan(model) if first else self.asked(*(towns or [""]), cause=cause, model=model)
+        run_id = self.plan(model) if cause is Cause.DECLARATION else None  # due from birth
+        run_id = run_id or self.asked(*(towns or [""]), cause=cause, model=model)
         assert run_id is not None
         owner = self.worker()
         claim = self.claim(owner)

@@ -33,7 +33,7 @@ from evertrain.sources import read
 from evertrain.sources.index import Leaf, complete, leaves
 from evertrain.specs import Cause, Dataset, ProjectSpec, encode
 from evertrain.states import ItemState
-from evertrain.store import champions, datasets, evaluations, items, leases, models
+from evertrain.store import champions, datasets, evaluations, figures, items, leases, models
 from evertrain.store.connect import Record, Store, Tx
 from evertrain.store.values import to_sql
 from evertrain.trainers.make import family

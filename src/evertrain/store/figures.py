@@ -228,6 +228,16 @@ def oldest_waiting(tx: Tx) -> Record | None:
     )
 
 
+def paused(tx: Tx) -> int:
+    """Return how many declared models are not trained until resumed."""
+    return int(
+        tx.value(
+            "SELECT count(*) FROM models WHERE retired_at IS NULL"
+            " AND (paused OR EXISTS (SELECT 1 FROM settings WHERE name = 'paused'))"
+        )
+    )
+
+
 def last_tick(tx: Tx, role: str) -> str | None:
     """Return when any process that had this role signed last, be it gone or not."""
     found: str | None = tx.value("SELECT ticked_at FROM roles WHERE role = :role", role=role)
