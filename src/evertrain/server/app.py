@@ -12,10 +12,12 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
 
 from evertrain import __version__, errors
+from evertrain.server.access import Access
+from evertrain.server.guard import Guard
 from evertrain.server.service import Service
+from evertrain.store.tokens import Caller, Role
 
 logger = logging.getLogger("evertrain")
 
@@ -66,8 +68,8 @@ def of_error(error: Exception) -> JSONResponse:
     return problem(status, str(error), headers, **more)
 
 
-def create(service: Service, routers: Sequence[APIRouter] = ()) -> ASGIApp:
-    """Return the application of a service; `routers` are mounted beside its own."""
+def create(service: Service, routers: Sequence[APIRouter] = ()) -> Guard:
+    """Return the application of a service, behind its guard; `routers` are mounted beside its own."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -110,11 +112,13 @@ def create(service: Service, routers: Sequence[APIRouter] = ()) -> ASGIApp:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, ours)
-    return app
+    local = None if service.options.needs_token else Caller(service.opened.store.actor, Role.ADMIN)
+    app.state.access = Access(service.opened.store, local)
+    return Guard(app, app.state.access, service.options)
 
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    from evertrain.server.routes import health
+    from evertrain.server.routes import access, health
 
-    return (health.router,)
+    return (health.router, access.router)
