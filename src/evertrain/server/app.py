@@ -14,11 +14,11 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
 
 from evertrain import __version__, dashboard, errors
 from evertrain.server import answers
-from evertrain.server.routes import health, live, pages
+from evertrain.server.guard import Guard
+from evertrain.server.routes import access, health, live, pages
 from evertrain.server.service import Service
 
 logger = logging.getLogger("evertrain")
@@ -70,8 +70,8 @@ def of_error(error: Exception) -> JSONResponse:
     return problem(status, str(error), headers, **more)
 
 
-def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence[Traversable] = ()) -> ASGIApp:
-    """Return the application of a service.
+def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence[Traversable] = ()) -> Guard:
+    """Return the application of a service, behind its guard.
 
     Args:
         routers: mounted beside its own.
@@ -121,8 +121,7 @@ def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, ours)
     app.state.answers = answers.Answers(app, service.opened)
-    found: ASGIApp = app.state.answers
-    return found
+    return Guard(app.state.answers, service.access, service.options)
 
 
 def as_page(request: Request, answer: Response, detail: str) -> Response:
@@ -141,4 +140,4 @@ def as_page(request: Request, answer: Response, detail: str) -> Response:
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    return (health.router, answers.router, live.router)
+    return (health.router, access.router, answers.router, live.router)
