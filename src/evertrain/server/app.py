@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from evertrain import __version__, errors
+from evertrain.server import answers
 from evertrain.server.service import Service
 
 logger = logging.getLogger("evertrain")
@@ -110,11 +111,13 @@ def create(service: Service, routers: Sequence[APIRouter] = ()) -> ASGIApp:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, ours)
-    return app
+    app.state.answers = answers.Answers(app, service.opened)
+    found: ASGIApp = app.state.answers
+    return found
 
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    from evertrain.server.routes import health
+    from evertrain.server.routes import health, live
 
-    return (health.router,)
+    return (health.router, answers.router, live.router)

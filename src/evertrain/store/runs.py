@@ -403,6 +403,28 @@ def items_page(tx: Tx, run_id: int, states: Sequence[str], after: int, limit: in
     )
 
 
+def open_items(tx: Tx, run_id: int, limit: int) -> Sequence[Record]:
+    """Return a run's items that have not ended, in training first, with the seconds that their partition took last."""
+    return tx.rows(
+        "SELECT i.id, i.state, i.fence, i.alone, i.started_at, p.key, (SELECT e.seconds FROM items e"
+        "  WHERE e.partition_id = i.partition_id AND e.seconds IS NOT NULL"
+        "  AND e.state IN ('promoted', 'rejected', 'shadowed') ORDER BY e.id DESC LIMIT 1) AS usual"
+        " FROM items i JOIN partitions p ON p.id = i.partition_id"
+        " WHERE i.id IN (SELECT id FROM items WHERE run_id = :run AND state IN ('waiting', 'running')"
+        "  UNION SELECT item_id FROM joins WHERE run_id = :run) AND i.state IN ('waiting', 'running')"
+        " ORDER BY i.state = 'running' DESC, i.id LIMIT :limit",
+        run=run_id,
+        limit=limit,
+    )
+
+
+def key_of(tx: Tx, item_id: int) -> str:
+    """Return the key of an item's partition."""
+    return str(
+        tx.value("SELECT p.key FROM items i JOIN partitions p ON p.id = i.partition_id WHERE i.id = :id", id=item_id)
+    )
+
+
 def telling_reason(tx: Tx, run_id: int) -> str | None:
     """Return the reason that tells most of how a run ended: of a failure, else of a verdict, else of any item."""
     said = (ItemState.PROMOTED, ItemState.REJECTED)
