@@ -233,9 +233,10 @@ def _forecast_chart(found: charts.Ahead) -> Chart | None:
     ahead = [(x(start + n), y(value)) for n, value in enumerate(f.mean)]
     areas = {}
     for number, one in enumerate(sorted(f.level, reverse=True)):
-        sides = []
-        for side in ("lo", "hi"):
-            sides.append([(x(start + n), y(v)) for n, v in enumerate(f.intervals[f"{side}-{one}"]) if v is not None])
+        sides = [
+            [(x(start + n), y(v)) for n, v in enumerate(f.intervals[f"{side}-{one}"]) if v is not None]
+            for side in ("lo", "hi")
+        ]
         if sides[0] and sides[1]:
             areas["outer" if number == 0 else f"inner-{number}"] = drawing.band(*(before[-1:] + side for side in sides))
     steps = max(1, (len(labels) - 1) // 4)

@@ -11,7 +11,7 @@ from evertrain.errors import NotFound
 from evertrain.events import Kind, ranges
 from evertrain.specs import Cause
 from evertrain.states import ItemState, RunState, run_state
-from evertrain.store import demand
+from evertrain.store import demand, figures
 from evertrain.store.connect import Record, Tx, dump
 
 # What a worker, its machine or its disk did to an item, and not its rows: where all of a run ended so, the run broke.
@@ -191,6 +191,7 @@ def end_runs(tx: Tx, items: Sequence[int]) -> list[int]:
             reason=reason,
             id=run.id,
         )
+        figures.count(tx, run.id)
         tx.event(Kind.RUN_ENDED, model=run.name, run_id=run.id, state=state, outcomes=dict(outcomes), reason=reason)
         if state is RunState.FAILED and run.kind == "selective":
             _fall_back(tx, run)
