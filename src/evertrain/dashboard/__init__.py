@@ -3,7 +3,7 @@
 Pages read through `control` alone, and act through the HTTP API with the one script in `STATIC`.
 """
 
-from evertrain.dashboard import lists, model, overview, runs
+from evertrain.dashboard import figures, lists, model, overview, runs
 from evertrain.dashboard.page import STATIC, Page, error_page, login_page
 
 PAGES: tuple[Page, ...] = (
@@ -15,6 +15,7 @@ PAGES: tuple[Page, ...] = (
     Page("/schedules", "Schedules", lists.schedules),
     Page("/decisions", "Decisions", lists.decisions),
     Page("/events", "Events", lists.events),
+    Page("/report", "Report", figures.render),
     Page("/notifications", "Notifications", lists.notifications),
 )
 
