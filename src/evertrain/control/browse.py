@@ -18,8 +18,8 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from evertrain import registry
-from evertrain.clock import from_text
-from evertrain.control import back, tell
+from evertrain.clock import from_text, to_text
+from evertrain.control import back, steer, tell
 from evertrain.control.opened import Opened
 from evertrain.errors import ConfigError, NoModelYet, NotFound
 from evertrain.events import Event, Kind, sentence
@@ -695,7 +695,21 @@ def item_list(
     )
 
 
-# --- decisions and events ---------------------------------------------------------------------------------------
+# --- schedules, decisions and events ---------------------------------------------------------------------------------------
+
+
+def schedule_list(
+    opened: Opened, model: str | None = None, limit: int = 50, cursor: str | None = None
+) -> Page[steer.Scheduled]:
+    """Return the active schedules, in order of their next moment."""
+    filters = {"model": model}
+    after = read_cursor(cursor, "schedules", filters, str, int)
+    found = steer.schedule_list(opened, model)  # people wrote them, so there are few
+    rest = [one for one in found if after is None or (to_text(one.next_at), one.schedule) > after]
+    last = rest[limit - 1] if len(rest) > _sized(limit) else None
+    return Page(
+        rest[:limit], None if last is None else write_cursor("schedules", filters, [to_text(last.next_at), last.schedule])
+    )
 
 
 @dataclass(frozen=True)

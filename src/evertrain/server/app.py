@@ -22,6 +22,7 @@ logger = logging.getLogger("evertrain")
 # The first row that fits answers. Whatever is not in here is our own mistake: 500, and the log has the rest.
 STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (errors.NotFound, 404),
+    (errors.QueueFull, 429),
     (errors.Conflict, 409),
     (errors.ConfigError, 422),
     (errors.DataError, 422),
@@ -115,6 +116,8 @@ def create(service: Service, routers: Sequence[APIRouter] = ()) -> ASGIApp:
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    from evertrain.server.routes import health
+    from evertrain.server.routes import decisions, docs, events, health, models, runs, schedules, status
 
-    return (health.router,)
+    return tuple(
+        one.router for one in (health, status, models, runs, schedules, decisions, events, docs)
+    )
