@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -93,16 +94,15 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def shown(example: Any, status: int = 200, text: str = "Done.", **headers: str) -> dict[int | str, dict[str, Any]]:
-    """Return the documented answers of a route: its example, and the problems that every route has."""
-    return {
-        status: {
-            "description": text,
-            "content": {"application/json": {"example": to_jsonable_python(example)}},
-            **({"headers": {name: {"description": said, "schema": {"type": "string"}} for name, said in headers.items()}}
-               if headers else {}),
-        }
-    }  # fmt: skip
+def shown(
+    example: Any, status: int = 200, text: str = "Done.", headers: Mapping[str, str] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """Return the documented answer of a route, with an example; `headers` say what each of them means."""
+    found: dict[str, Any] = {"content": {"application/json": {"example": to_jsonable_python(example)}}}
+    if headers:
+        told = {name: {"description": said, "schema": {"type": "string"}} for name, said in headers.items()}
+        found["headers"] = told
+    return {status: {"description": text, **found}}
 
 
 REPEATABLE: dict[str, Any] = {

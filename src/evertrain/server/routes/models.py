@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -98,9 +98,7 @@ def why_model(service: Served, request: Request, name: ModelName) -> dict[str, A
 
 
 @router.get("/{name}/versions", operation_id="list_versions", responses=shown(Page([_VERSION], None)))
-def list_versions(
-    service: Served, name: ModelName, limit: Limit = 50, cursor: Cursor = None
-) -> Page[browse.Version]:
+def list_versions(service: Served, name: ModelName, limit: Limit = 50, cursor: Cursor = None) -> Page[browse.Version]:
     """List a model's versions, newest first."""
     return browse.version_list(service.opened, name, limit, cursor)
 
@@ -109,7 +107,7 @@ def list_versions(
     "/{name}/champion",
     operation_id="get_champion",
     openapi_extra=BY_PARTITION,
-    responses=shown(_CHAMPION, **{"X-Model-Version": "The version that serves."}),
+    responses=shown(_CHAMPION, headers={"X-Model-Version": "The version that serves."}),
 )
 def get_champion(service: Served, request: Request, response: Response, name: ModelName) -> browse.Champion:
     """Show what serves a partition, since when and why; without one in the query, the whole."""
@@ -133,10 +131,7 @@ def list_activations(
 
 
 @router.get(
-    "/{name}/scores",
-    operation_id="list_scores",
-    openapi_extra=BY_PARTITION,
-    responses=shown(Page([_SCORED], None)),
+    "/{name}/scores", operation_id="list_scores", openapi_extra=BY_PARTITION, responses=shown(Page([_SCORED], None))
 )
 def list_scores(
     service: Served, request: Request, name: ModelName, limit: Limit = 50, cursor: Cursor = None
@@ -179,9 +174,7 @@ def list_model_decisions(
     return browse.decision_list(service.opened, name, fired=fired, limit=limit, cursor=cursor)
 
 
-@router.get(
-    "/{name}/plan", operation_id="preview_plan", openapi_extra=BY_PARTITION, responses=shown(_PREVIEW)
-)
+@router.get("/{name}/plan", operation_id="preview_plan", openapi_extra=BY_PARTITION, responses=shown(_PREVIEW))
 def preview_plan(
     service: Served,
     request: Request,
@@ -191,9 +184,7 @@ def preview_plan(
 ) -> foresee.Preview:
     """Foresee what would be trained now, why, and for how long; of a partition, as if it were asked for by hand."""
     key = partition_of(service, request, name, ("full",))
-    return foresee.preview(
-        service.opened, name, None if key is None else [decode(key)], full=full, actor=who.name
-    )
+    return foresee.preview(service.opened, name, None if key is None else [decode(key)], full=full, actor=who.name)
 
 
 # --- answering --------------------------------------------------------------------------------------------------
@@ -201,7 +192,7 @@ def preview_plan(
 Rows = Annotated[list[dict[Annotated[str, Field(max_length=200)], Scalar]], Field(min_length=1, max_length=10_000)]
 
 
-class PredictBody(Body):
+class PredictBody(Body, json_schema_extra={"example": {"rows": [{"price": 2.5, "weekday": "mon"}], "observe": False}}):
     """Rows to predict: one object per row, features by name.
 
     `partition` names whose model answers; without it each row's partition columns do. `observe` keeps what is
@@ -212,8 +203,6 @@ class PredictBody(Body):
     partition: Key | None = None
     observe: bool = False
     ids: Annotated[list[Text | int], Field(max_length=10_000)] | None = None
-
-    model_config = {"json_schema_extra": {"example": {"rows": [{"price": 2.5, "weekday": "mon"}], "observe": False}}}
 
 
 @dataclass(frozen=True)
@@ -238,7 +227,7 @@ class Predicted:
     operation_id="predict",
     responses=shown(
         Predicted("demand", [12.4], ["1.4.0"], ["Pilar"], fallback=False, ids=[]),
-        **{"X-Model-Version": "The versions that answered."},
+        headers={"X-Model-Version": "The versions that answered."},
     ),
 )
 def predict(service: Served, response: Response, name: ModelName, body: PredictBody) -> Predicted:
@@ -250,7 +239,12 @@ def predict(service: Served, response: Response, name: ModelName, body: PredictB
     return Predicted(name, values, found.versions, found.answered_by, found.fallback, list(found.ids))
 
 
-class ObservationsBody(Body):
+class ObservationsBody(
+    Body,
+    json_schema_extra={
+        "example": {"rows": [{"order": "A-7", "price": 2.5, "weekday": "mon", "prediction": 12.4}], "id": "order"}
+    },
+):
     """Predictions that were made elsewhere, with their features: one object per row.
 
     `prediction`, `id`, `time` and `probabilities` name columns of the rows; a column "actual", or one named as the
@@ -263,12 +257,6 @@ class ObservationsBody(Body):
     time: Text | None = None
     partition: Key | None = None
     probabilities: Annotated[list[Text], Field(max_length=1000)] | None = None
-
-    model_config = {
-        "json_schema_extra": {
-            "example": {"rows": [{"order": "A-7", "price": 2.5, "weekday": "mon", "prediction": 12.4}], "id": "order"}
-        }
-    }
 
 
 _NOTED = Noted(1, new=1, ids=("A-7",))
@@ -289,15 +277,13 @@ def add_observations(service: Served, name: ModelName, body: ObservationsBody) -
     )  # fmt: skip
 
 
-class ActualsBody(Body):
+class ActualsBody(Body, json_schema_extra={"example": {"rows": [{"order": "A-7", "actual": 13}], "id": "order"}}):
     """What really happened: one object per row; `id`, `actual` and `time` name columns of the rows."""
 
     rows: Rows
     id: Text = "id"
     actual: Text | None = None
     time: Text | None = None
-
-    model_config = {"json_schema_extra": {"example": {"rows": [{"order": "A-7", "actual": 13}], "id": "order"}}}
 
 
 @router.post(
@@ -315,7 +301,7 @@ def add_actuals(service: Served, name: ModelName, body: ActualsBody) -> Labelled
 # --- training and taking back -----------------------------------------------------------------------------------
 
 
-class RetrainBody(Body):
+class RetrainBody(Body, json_schema_extra={"example": {"partitions": [{"town": "Pilar"}], "force": False}}):
     """What to train: named partitions with the rollups above them, or all.
 
     `force` trains even where the champion knows exactly these rows. `changed` says that an application has changed
@@ -325,8 +311,6 @@ class RetrainBody(Body):
     partitions: Keys | None = None
     force: bool = False
     changed: bool = False
-
-    model_config = {"json_schema_extra": {"example": {"partitions": [{"town": "Pilar"}], "force": False}}}
 
 
 @dataclass(frozen=True)
@@ -367,7 +351,7 @@ def accepted(response: Response, requested: Requested) -> Requested:
     operation_id="retrain",
     status_code=202,
     openapi_extra=REPEATABLE,
-    responses=shown(REQUESTED, 202, "Taken on; the run goes on by itself.", **RUN_HEADER),
+    responses=shown(REQUESTED, 202, "Taken on; the run goes on by itself.", headers=RUN_HEADER),
 )
 def retrain(service: Served, who: Who, response: Response, name: ModelName, body: RetrainBody) -> Requested:
     """Ask for training by hand. What serves goes on until something better is there."""
@@ -377,13 +361,11 @@ def retrain(service: Served, who: Who, response: Response, name: ModelName, body
             raise ConfigError("changed", True, "beside `partitions`, and without `force`")
         asked = ask.changed(service.opened, name, body.partitions, actor=who.name, most_waiting=most)
     else:
-        asked = ask.trigger(
-            service.opened, name, body.partitions, force=body.force, actor=who.name, most_waiting=most
-        )
+        asked = ask.trigger(service.opened, name, body.partitions, force=body.force, actor=who.name, most_waiting=most)
     return accepted(response, Requested.of_asked(name, asked))
 
 
-class RollbackBody(Body):
+class RollbackBody(Body, json_schema_extra={"example": {"to": "1.3.0", "pin": True, "why": "orders look wrong"}}):
     """Which earlier fits are to serve again: those of version `to`, else of each the one before.
 
     Of one `partition`, of what a `run` promoted, or of the whole model. `pin` keeps challengers away afterwards.
@@ -395,15 +377,14 @@ class RollbackBody(Body):
     pin: bool = False
     why: Annotated[str, Field(min_length=1, max_length=500)] = "asked by a person"
 
-    model_config = {"json_schema_extra": {"example": {"to": "1.3.0", "pin": True, "why": "orders look wrong"}}}
-
 
 @router.post(
     "/{name}/rollback",
     operation_id="rollback",
     openapi_extra=REPEATABLE,
     responses=shown(
-        back.RolledBack("demand", 42, "1.4.0", "1.3.0", True), **{"X-Model-Version": "The versions that serve now."}
+        back.RolledBack("demand", 42, "1.4.0", "1.3.0", True),
+        headers={"X-Model-Version": "The versions that serve now."},
     ),
 )
 def rollback(service: Served, who: Who, response: Response, name: ModelName, body: RollbackBody) -> back.RolledBack:
@@ -416,13 +397,11 @@ def rollback(service: Served, who: Who, response: Response, name: ModelName, bod
     return found
 
 
-class PinBody(Body):
+class PinBody(Body, json_schema_extra={"example": {"pinned": True, "partitions": [{"town": "Pilar"}]}}):
     """Whether champions are held against every challenger, of named partitions or of all."""
 
     pinned: bool = True
     partitions: Keys | None = None
-
-    model_config = {"json_schema_extra": {"example": {"pinned": True, "partitions": [{"town": "Pilar"}]}}}
 
 
 @dataclass(frozen=True)
@@ -434,12 +413,7 @@ class Pinned:
     partitions: int
 
 
-@router.post(
-    "/{name}/pin",
-    operation_id="pin",
-    openapi_extra=REPEATABLE,
-    responses=shown(Pinned("demand", True, 1)),
-)
+@router.post("/{name}/pin", operation_id="pin", openapi_extra=REPEATABLE, responses=shown(Pinned("demand", True, 1)))
 def pin(service: Served, who: Who, name: ModelName, body: PinBody) -> Pinned:
     """Hold champions against every challenger, or free them."""
     if body.partitions is not None:
@@ -464,10 +438,7 @@ class Paused:
 
 
 @router.post(
-    "/{name}/pause",
-    operation_id="pause_model",
-    openapi_extra=REPEATABLE,
-    responses=shown(Paused("demand", True)),
+    "/{name}/pause", operation_id="pause_model", openapi_extra=REPEATABLE, responses=shown(Paused("demand", True))
 )
 def pause_model(service: Served, who: Who, name: ModelName) -> Paused:
     """Train nothing of a model until it is resumed; what runs goes on, and everything serves."""
@@ -476,10 +447,7 @@ def pause_model(service: Served, who: Who, name: ModelName) -> Paused:
 
 
 @router.post(
-    "/{name}/resume",
-    operation_id="resume_model",
-    openapi_extra=REPEATABLE,
-    responses=shown(Paused("demand", False)),
+    "/{name}/resume", operation_id="resume_model", openapi_extra=REPEATABLE, responses=shown(Paused("demand", False))
 )
 def resume_model(service: Served, who: Who, name: ModelName) -> Paused:
     """Train a model again."""

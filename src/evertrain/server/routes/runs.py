@@ -82,7 +82,7 @@ def cancel_run(service: Served, who: Who, run: RunId) -> Cancelled:
     operation_id="retry_failed",
     status_code=202,
     openapi_extra=REPEATABLE,
-    responses=shown(REQUESTED, 202, "Taken on as a new run.", **RUN_HEADER),
+    responses=shown(REQUESTED, 202, "Taken on as a new run.", headers=RUN_HEADER),
 )
 def retry_failed(service: Served, who: Who, response: Response, run: RunId) -> Requested:
     """Train again exactly what failed, died or was cancelled in a run."""

@@ -40,7 +40,7 @@ def list_schedules(
     return browse.schedule_list(service.opened, model, limit, cursor)
 
 
-class ScheduleBody(Body):
+class ScheduleBody(Body, json_schema_extra={"example": {"model": "demand", "weekly": "mon", "at": "03:00"}}):
     """Exactly one of `daily` ("HH:MM"), `weekly` ("mon" to "sun"), `monthly` (day) and `cron` (five fields).
 
     `at` ("HH:MM") goes with weekly and monthly, by default 03:00; `zone` is an IANA time zone, by default the project's.
@@ -53,8 +53,6 @@ class ScheduleBody(Body):
     cron: Annotated[str, Field(max_length=500)] | None = None
     at: Annotated[str, Field(max_length=5)] | None = None
     zone: Annotated[str, Field(max_length=64)] | None = None
-
-    model_config = {"json_schema_extra": {"example": {"model": "demand", "weekly": "mon", "at": "03:00"}}}
 
     def rule(self) -> specs.Schedule:
         given = {name: getattr(self, name) for name in ("daily", "weekly", "monthly", "cron")}
@@ -78,7 +76,7 @@ class ScheduleBody(Body):
     operation_id="add_schedule",
     status_code=201,
     openapi_extra=REPEATABLE,
-    responses=shown(_SCHEDULED, 201, "Added.", Location="The schedules."),
+    responses=shown(_SCHEDULED, 201, "Added.", headers={"Location": "The schedules."}),
 )
 def add_schedule(service: Served, who: Who, response: Response, body: ScheduleBody) -> steer.Scheduled:
     """Add a schedule; it stays until it is removed, whatever the project file says."""
