@@ -18,7 +18,19 @@ from starlette.exceptions import HTTPException
 from evertrain import __version__, dashboard, errors
 from evertrain.server import answers
 from evertrain.server.guard import Guard
-from evertrain.server.routes import access, health, live, pages
+from evertrain.server.routes import (
+    access,
+    decisions,
+    docs,
+    events,
+    health,
+    live,
+    models,
+    pages,
+    runs,
+    schedules,
+    status,
+)
 from evertrain.server.service import Service
 
 logger = logging.getLogger("evertrain")
@@ -26,6 +38,7 @@ logger = logging.getLogger("evertrain")
 # The first row that fits answers. Whatever is not in here is our own mistake: 500, and the log has the rest.
 STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (errors.NotFound, 404),
+    (errors.QueueFull, 429),
     (errors.Conflict, 409),
     (errors.ConfigError, 422),
     (errors.DataError, 422),
@@ -140,4 +153,5 @@ def as_page(request: Request, answer: Response, detail: str) -> Response:
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    return (health.router, access.router, answers.router, live.router)
+    modules = (health, status, access, models, runs, schedules, decisions, events, answers, live, docs)
+    return tuple(one.router for one in modules)

@@ -370,7 +370,7 @@ def _add_browsing(tx: Tx) -> None:
 
 MIGRATIONS: tuple[Callable[[Tx], None], ...] = (
     _create, _add_datasets, _add_counters, _add_delays, _count_runs, _add_forecasts, _allow_erase,
-    _add_evaluations, _add_retraining_events, _add_access, _add_browsing, figures.add_columns,
+    _add_evaluations, _add_retraining_events, _add_access, figures.add_columns, _add_browsing,
 )  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def every(tx: Tx, model_id: int | None = None) -> Sequence[Record]:
     params: dict[str, Any] = {} if model_id is None else {"model": model_id}
     return tx.rows(
         "SELECT s.*, m.name AS model FROM schedules s JOIN models m ON m.id = s.model_id"
-        f" WHERE s.removed_at IS NULL AND m.retired_at IS NULL {where} ORDER BY s.next_at",
+        f" WHERE s.removed_at IS NULL AND m.retired_at IS NULL {where} ORDER BY s.next_at, s.id",
         **params,
     )
 
