@@ -79,7 +79,7 @@ class Client:
     def __init__(self, project):
         self.project, self.reads = project, []
         self.app = create(Service(project.opened, Options(loop=False)))
-        self.app._on_read = lambda model, age_s: self.reads.append((model, age_s))
+        self.app._on_read = lambda model, **facts: self.reads.append((model, facts))
         self.loop = asyncio.new_event_loop()
 
     async def asked(self, model="kg", given=None, *, method="GET", headers=None, query=None, **partition):
@@ -402,7 +402,9 @@ def test_reads_are_counted_with_the_age_of_what_they_got(client):
     etag = client.get(**PLACE).headers["etag"]
     client.get(**PLACE, headers={"if-none-match": etag})
     client.get("other")
-    assert client.reads == [("kg", 600.0)] * 3
+    client.get(fruit="Chico", town=99)
+    own, rollup = ({"answer": one, "behind": False, "age_s": 600.0} for one in ("own", "rollup"))
+    assert client.reads == [("kg", own)] * 3 + [("kg", rollup)]
 
 
 def test_everything_else_is_left_to_the_application_behind(client):
