@@ -626,6 +626,15 @@ def condemn(tx: Tx, model: str, fit: Fit, reason: str) -> Fit | None:
     return back
 
 
+def partitions_of(tx: Tx, fit_ids: Sequence[int]) -> Sequence[Record]:
+    """Return model, key and version of fits."""
+    return tx.rows(
+        "SELECT f.id, p.model_id, p.key, v.major, v.minor, v.patch FROM fits f JOIN partitions p ON p.id = f.partition_id"
+        " JOIN versions v ON v.id = f.version_id WHERE f.id IN :ids ORDER BY f.id",
+        ids=list(fit_ids),
+    )
+
+
 # --- history ----------------------------------------------------------------------------------------------------
 
 

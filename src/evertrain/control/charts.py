@@ -20,7 +20,7 @@ from evertrain.control import browse, forecast, tell
 from evertrain.control.opened import Opened
 from evertrain.errors import EvertrainError, NoModelYet, NotFound, reason_of
 from evertrain.forecasts import Forecast, Forecasts
-from evertrain.partitions import KeyText, Value, decode, encode
+from evertrain.partitions import KeyText, Value, encode
 from evertrain.specs import ModelSpec
 from evertrain.store import champions, datasets, demand, evaluations, models
 

@@ -118,7 +118,13 @@ def _drift(opened: Opened, name: str, key: KeyText | None, zone: ZoneInfo) -> di
     if check is None:
         return None
     past = charts.checks(opened, name, limit=_CHECKS)
-    return {**_told(check), "past": past, "squares": _squares(past), "since": past[0].at if past else None, "zone": zone}
+    return {
+        **_told(check),
+        "past": past,
+        "squares": _squares(past),
+        "since": past[0].at if past else None,
+        "zone": zone,
+    }
 
 
 def _told(check: Check) -> dict[str, Any]:
@@ -227,16 +233,18 @@ def _forecast_chart(found: charts.Ahead) -> Chart | None:
     ahead = [(x(start + n), y(value)) for n, value in enumerate(f.mean)]
     areas = {}
     for number, one in enumerate(sorted(f.level, reverse=True)):
-        sides = []
-        for side in ("lo", "hi"):
-            sides.append([(x(start + n), y(v)) for n, v in enumerate(f.intervals[f"{side}-{one}"]) if v is not None])
+        sides = [
+            [(x(start + n), y(v)) for n, v in enumerate(f.intervals[f"{side}-{one}"]) if v is not None]
+            for side in ("lo", "hi")
+        ]
         if sides[0] and sides[1]:
             areas["outer" if number == 0 else f"inner-{number}"] = drawing.band(*(before[-1:] + side for side in sides))
     steps = max(1, (len(labels) - 1) // 4)
     along = [Tick(x(n), labels[n][:10]) for n in range(0, len(labels), steps)]
     lines = {"actual": drawing.line(before), "path": drawing.line([*before[-1:], *ahead])}
     rules = [Tick(x(start - 0.5), "forecast")] if start else []
-    marks = [Mark(px, py, "other", f"{ds}: {read.number(mean)}") for (px, py), ds, mean in zip(ahead, f.ds, f.mean, strict=True)]
+    marks = [
+        Mark(px, py, "other", f"{ds}: {read.number(mean)}")
+        for (px, py), ds, mean in zip(ahead, f.ds, f.mean, strict=True)
+    ]
     return drawing.chart(across, along, lines=lines, areas=areas, rules=rules, marks=marks)
-
-

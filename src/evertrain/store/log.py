@@ -61,6 +61,16 @@ def before(
     return [_event(row) for row in rows]
 
 
+def newest_of(tx: Tx, run_id: int, kind: Kind, limit: int) -> Sequence[Record]:
+    """Return the last rows of one kind that a run wrote, the newest first."""
+    return tx.rows(
+        "SELECT id, at, data FROM events WHERE run_id = :run AND kind = :kind ORDER BY id DESC LIMIT :limit",
+        run=run_id,
+        kind=kind,
+        limit=limit,
+    )
+
+
 def cursor(tx: Tx, reader: str) -> Record | None:
     """Return how far a reader of the log has come, None for a new one."""
     return tx.row("SELECT * FROM cursors WHERE reader = :name", name=reader)

@@ -11,7 +11,7 @@ from evertrain.errors import NotFound
 from evertrain.events import Kind, ranges
 from evertrain.specs import Cause
 from evertrain.states import ItemState, RunState, run_state
-from evertrain.store import demand
+from evertrain.store import demand, figures
 from evertrain.store.connect import Record, Tx, dump
 
 # What a worker, its machine or its disk did to an item, and not its rows: where all of a run ended so, the run broke.
@@ -191,6 +191,7 @@ def end_runs(tx: Tx, items: Sequence[int]) -> list[int]:
             reason=reason,
             id=run.id,
         )
+        figures.count(tx, run.id)
         tx.event(Kind.RUN_ENDED, model=run.name, run_id=run.id, state=state, outcomes=dict(outcomes), reason=reason)
         if state is RunState.FAILED and run.kind == "selective":
             _fall_back(tx, run)
@@ -400,6 +401,28 @@ def items_page(tx: Tx, run_id: int, states: Sequence[str], after: int, limit: in
         limit=limit,
         states=list(states),
         **{f"s{n}": state for n, state in enumerate(states)},
+    )
+
+
+def open_items(tx: Tx, run_id: int, limit: int) -> Sequence[Record]:
+    """Return a run's items that have not ended, in training first, with the seconds that their partition took last."""
+    return tx.rows(
+        "SELECT i.id, i.state, i.fence, i.alone, i.started_at, p.key, (SELECT e.seconds FROM items e"
+        "  WHERE e.partition_id = i.partition_id AND e.seconds IS NOT NULL"
+        "  AND e.state IN ('promoted', 'rejected', 'shadowed') ORDER BY e.id DESC LIMIT 1) AS usual"
+        " FROM items i JOIN partitions p ON p.id = i.partition_id"
+        " WHERE i.id IN (SELECT id FROM items WHERE run_id = :run AND state IN ('waiting', 'running')"
+        "  UNION SELECT item_id FROM joins WHERE run_id = :run) AND i.state IN ('waiting', 'running')"
+        " ORDER BY i.state = 'running' DESC, i.id LIMIT :limit",
+        run=run_id,
+        limit=limit,
+    )
+
+
+def key_of(tx: Tx, item_id: int) -> str:
+    """Return the key of an item's partition."""
+    return str(
+        tx.value("SELECT p.key FROM items i JOIN partitions p ON p.id = i.partition_id WHERE i.id = :id", id=item_id)
     )
 
 
