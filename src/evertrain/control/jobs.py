@@ -52,9 +52,16 @@ def add(
     with opened.store.write(actor) as tx:
         found = models.by_name(tx, model)
         number = schedules.add(tx, found.id, model, rule, zone_of(opened.project()), min_samples=min_samples)
-        if min_samples is not None and found.spec.min_samples is None and min_samples < found.spec.least_rows:
-            models.set_override(tx, model, "min_samples", min_samples)
+        if min_samples is not None:
+            lower_floor(tx, found, min_samples)
         return number
+
+
+def lower_floor(tx: Tx, model: models.Model, rows: int) -> None:
+    """Let a model that needs its rows by default alone need fewer, as an override; a declared number is left alone."""
+    declared = "min_samples" not in models.overrides(tx, model.name) and model.spec.min_samples is not None
+    if not declared and rows < model.spec.least_rows:
+        models.set_override(tx, model.name, "min_samples", rows)
 
 
 def remove(opened: Opened, number: int, *, actor: str = "evertrain") -> str:
