@@ -26,11 +26,11 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from evertrain import Project, on_drift, registry
+from evertrain import Project, registry
 from evertrain.cli.show import duration, quoted
 from evertrain.clock import ManualClock, SystemClock
 from evertrain.control import data, tell
-from evertrain.control.opened import Opened, open_project
+from evertrain.control.opened import Opened, open_project, reload
 from evertrain.control.work import LOOP_ROLE, loop_alive
 from evertrain.errors import EvertrainError
 from evertrain.events import Kind, numbers
@@ -47,6 +47,8 @@ _BATAAN = ("Abucay", "Bagac", "Balanga", "Dinalupihan", "Hermosa", "Limay", "Mar
            "Pilar", "Samal")  # fmt: skip
 _MONTHS = 48
 _DAYS, _STEP, _KNOWN_DAYS = 90, 2, 20
+_DEPOTS = ("North", "Harbour", "Hills")
+_WEEK = (1.15, 1.1, 1.05, 1.1, 1.3, 0.8, 0.5)  # deliveries of each weekday, Monday first
 _STORE = "sqlite:///evertrain.db"
 _PATIENCE_S = 90
 _RECORDED_WIDTH = 112
@@ -104,20 +106,35 @@ project.model(
 )
 '''
 
-_DAYS_PROJECT = f'''"""What the demo replayed: deliveries of {_DAYS} days, checked for drift."""
+_DAYS_PROJECT = f'''"""What the demo replayed: {_DAYS} days of a delivery service, generated."""
 
-from evertrain import Project, on_drift
+from sklearn.linear_model import Ridge
+
+from evertrain import Project, Series, SklearnForecaster, monthly, on_drift, weekly
 
 project = Project("days", executor="inline")
 deliveries = project.dataset("deliveries", key="id", time="at")
+
+# How long a delivery takes: looked at for drift, and trained anew when that is found.
 project.model(
     "minutes",
     deliveries,
     target="minutes",
     trainer="sklearn.linear_model:LinearRegression",
-    triggers=[on_drift("{_STEP}d")],
+    triggers=[on_drift("{_STEP}d"), monthly("03:00")],
     features=["km", "parcels"],
     min_samples=200,
+)
+
+# How many parcels each depot will have to bring: every Monday.
+project.model(
+    "parcels",
+    deliveries,
+    target="parcels",
+    trainer=SklearnForecaster(Ridge()),
+    series=Series(h=14, freq="D"),
+    partition_by="depot",
+    triggers=[weekly("mon", "03:00")],
 )
 '''
 
@@ -477,27 +494,19 @@ def _stored(show: Play) -> dict[str, str]:
 
 
 def _ninety_days(show: Play, number: int) -> None:
-    """Replay ninety days of a delivery service: its own project, its own clock, its own model; all else is real."""
+    """Replay ninety days of a delivery service: its own project, its own clock, its own models; all else is real."""
     show.screen.scene(
         number, f"{_DAYS} days of deliveries (generated) in seconds: a moved clock, a drift check every {_STEP} days."
     )
-    clock = ManualClock(wall=SystemClock().now() - timedelta(days=_DAYS + _KNOWN_DAYS))
-    (show.root / "days").mkdir()
-    (show.root / "days" / "project.py").write_text(_DAYS_PROJECT)  # the same again, for the command line
-    project = Project("days", root=show.root / "days", executor="inline", clock=clock)
-    deliveries = project.dataset("deliveries", key="id", time="at")
-    project.model(
-        "minutes",
-        deliveries,
-        target="minutes",
-        trainer="sklearn.linear_model:LinearRegression",
-        triggers=[on_drift(timedelta(days=_STEP))],
-        features=["km", "parcels"],
-        min_samples=200,
-    )
+    root, clock = show.root / "days", ManualClock(wall=SystemClock().now() - timedelta(days=_DAYS + _KNOWN_DAYS))
+    root.mkdir()
+    (root / "project.py").write_text(_DAYS_PROJECT)
+    with contextlib.closing(open_project(root, store=_STORE, clock=clock)) as opened:
+        reload(opened)
+    project = Project.open(root, clock=clock)
     days = _Deliveries(clock)
     clock.advance(days=_KNOWN_DAYS)
-    deliveries.ingest(days.last(_KNOWN_DAYS))
+    data.ingest(project.opened, "deliveries", days.last(_KNOWN_DAYS), actor="demo")
     project.refresh()
     predictor, told, started = project.predictor("minutes"), "", time.monotonic()
     for day in range(_STEP, _DAYS + 1, _STEP):
@@ -507,7 +516,7 @@ def _ninety_days(show: Play, number: int) -> None:
             "minutes", rows[["id", "at", "km", "parcels"]], predictions=predictor.predict(rows), id="id", time="at"
         )
         project.actuals("minutes", rows[["id", "minutes"]])
-        deliveries.ingest(rows)
+        data.ingest(project.opened, "deliveries", rows, actor="demo")
         project.refresh()
         decision = next(one for one in tell.why(project.opened, "minutes")["decisions"] if one["rule"] == "drift")
         if decision["code"] != told and decision["code"] not in ("few_rows", "steady"):
@@ -517,15 +526,32 @@ def _ninety_days(show: Play, number: int) -> None:
             if decision["fired"]:
                 _verdict(show, tell.run_list(project.opened, "minutes", 1)[0])
         told = decision["code"]
+        if day == _DAYS // 2 + 1:
+            _stopwatch(show, project, days, day)
         show.screen.progress(f"day {day} of {_DAYS}")
+    back = project.rollback("parcels", partition={"depot": "North"}, why="the depot asked for the old forecast")
+    show.screen.line(f"   day {_DAYS}: a person takes the forecast of one depot back to {back.after}", "yellow")
     checks = project.what_if("minutes", days=_DAYS)
-    runs = len(project.history("minutes")) - 1
+    runs = sum(one["cause"] == "drift" for one in project.history("minutes"))
     show.avoided += checks.checks - runs
     show.screen.line(
         f"   {checks.checks} checks in {duration(time.monotonic() - started)}, {runs} training; the rule of older scripts, any"
         f" column with p < 0.05, asks for one at {_by_old_rules(project)} of them"
     )
     project.close()
+    # From here on it lives in real time: trained by processes of their own, as any project is.
+    (root / "project.py").write_text(_DAYS_PROJECT.replace(', executor="inline"', ""))
+    with contextlib.closing(open_project(root, store=_STORE)) as opened:
+        reload(opened)
+
+
+def _stopwatch(show: Play, project: Project, days: _Deliveries, day: int) -> None:
+    """Let a broken stopwatch write nonsense, somebody train on it, and take the batch back when that was refused."""
+    batch = data.ingest(project.opened, "deliveries", days.nonsense(400), source="stopwatch.csv", actor="demo")
+    project.trigger("minutes")
+    show.screen.line(f"   day {day}: a broken stopwatch's 400 rows come in, and somebody trains on them", "yellow")
+    _verdict(show, tell.run_list(project.opened, "minutes", 1)[0])
+    data.undo(project.opened, "deliveries", batch.number, actor="demo")
 
 
 def _by_old_rules(project: Project) -> int:
@@ -537,7 +563,10 @@ def _by_old_rules(project: Project) -> int:
 
 
 class _Deliveries:
-    """Days of a delivery service: 60 a day, 3 minutes a kilometre and 2 a parcel; then longer ways, then road works."""
+    """Days of a delivery service: 60 a day and fewer on weekends, 3 minutes a kilometre and 2 a parcel.
+
+    Later come longer ways, then road works.
+    """
 
     def __init__(self, clock: ManualClock) -> None:
         import numpy as np
@@ -547,18 +576,30 @@ class _Deliveries:
     def last(self, days: int, *, longer: bool = False, slower: bool = False) -> pd.DataFrame:
         import pandas as pd
 
-        each = 60 * days
+        now = self.clock.now()
+        at = [
+            day + timedelta(minutes=1440 * place / number)
+            for day in (now - timedelta(days=back) for back in range(days, 0, -1))
+            for number in (round(60 * _WEEK[day.weekday()]),)
+            for place in range(number)
+        ]
         rows = pd.DataFrame(
             {
-                "id": range(self.count, self.count + each),
-                "at": [self.clock.now() - timedelta(minutes=24 * (each - i)) for i in range(each)],
-                "km": self.rng.gamma(4, 2, each) + (2.5 if longer else 0.0),
-                "parcels": self.rng.integers(1, 30, each),
+                "id": range(self.count, self.count + len(at)),
+                "at": at,
+                "km": self.rng.gamma(4, 2, len(at)) + (2.5 if longer else 0.0),
+                "parcels": self.rng.integers(1, 30, len(at)),
+                "depot": self.rng.choice(_DEPOTS, len(at), p=[0.5, 0.3, 0.2]),
             }
         )
-        self.count += each
+        self.count += len(at)
         pace = 4.0 if slower else 3.0
-        return rows.assign(minutes=5 + pace * rows.km + 2 * rows.parcels + self.rng.normal(0, 3, each))
+        return rows.assign(minutes=5 + pace * rows.km + 2 * rows.parcels + self.rng.normal(0, 3, len(at)))
+
+    def nonsense(self, number: int) -> pd.DataFrame:
+        """Return deliveries whose minutes have nothing to do with them."""
+        rows = self.last(number // 60 + 2).tail(number)
+        return rows.assign(minutes=self.rng.uniform(0, 400, len(rows)))
 
 
 def _closing(show: Play) -> None:

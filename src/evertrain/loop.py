@@ -40,6 +40,7 @@ class Loop:
         self._watch_files = watch_files
         self._watcher: _Watcher | None = None
         self._looked = self._tidied = self._signed = 0.0
+        self._stepped = time.monotonic()
         self._problem = ""
 
     def run(self, stop: Callable[[], bool] = lambda: False, *, until_idle: bool = False) -> None:
@@ -54,8 +55,14 @@ class Loop:
         finally:
             self.close()
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since it last began a round: one that grows tells of a loop that hangs."""
+        return time.monotonic() - self._stepped
+
     def step(self) -> None:
         """Do one round; a failing one is logged and does not end the loop."""
+        self._stepped = time.monotonic()
         try:
             self._round()
             self._problem = ""

@@ -353,7 +353,9 @@ class Project:
         return self._opened
 
     @classmethod
-    def open(cls, root: str | Path = ".", *, store: str = "sqlite:///evertrain.db") -> Project:
+    def open(
+        cls, root: str | Path = ".", *, store: str = "sqlite:///evertrain.db", clock: Clock | None = None
+    ) -> Project:
         """Open the project in `root` as its store knows it, without importing its project file.
 
         This is for the application that asks models: it needs neither the trainers' code nor the right to declare.
@@ -361,7 +363,7 @@ class Project:
         Raises:
             ConfigError: nothing was declared in that store yet.
         """
-        opened = open_project(Path(root).resolve(), store=store, actor=_user())
+        opened = open_project(Path(root).resolve(), store=store, clock=clock, actor=_user())
         spec = opened.project()
         project = cls(spec.name, store=store, root=root)
         project._spec = project._applied = spec

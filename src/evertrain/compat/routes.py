@@ -10,7 +10,6 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from evertrain.compat import forecast, monitoring, words
@@ -23,7 +22,6 @@ from evertrain.server.service import Service
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_STATIC = Path(__file__).parent / "static"
 _AWAITED = 8  # trainings that somebody waits for at once; each of them has a thread
 _SOON_S = 5.0  # until a loop has begun or ended
 
@@ -31,7 +29,8 @@ retraining = APIRouter(prefix="/api/v1/ai", tags=["compat: automated retraining"
 manager = APIRouter(prefix="/retraining", tags=["compat: retraining manager"])
 forecaster = APIRouter(tags=["compat: retrainable forecaster"])
 routers = (retraining, manager, forecaster)
-"""Give them to `evertrain.server.app.create`."""
+STATIC = Path(__file__).parent / "static"
+"""Give both to `evertrain.server.app.create`: routers, and a folder of static files."""
 
 _waiting = anyio.CapacityLimiter(_AWAITED)
 
@@ -240,22 +239,3 @@ async def forecasts(request: Request, wanted: Wanted, model: str | None = None) 
         if value is not None and not all(isinstance(one, Value) for one in listed):
             raise ConfigError(name, value, "a text, a number, true or false, or a list of them")
     return await service.call(forecast.answer, service.opened, wanted.days, where, model)
-
-
-_KINDS = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-}
-
-
-def _page(name: str) -> None:
-    body = (_STATIC / name).read_bytes()
-
-    @forecaster.get(f"/static/{name}", include_in_schema=False)
-    async def page() -> Response:
-        return Response(body, media_type=_KINDS[Path(name).suffix])
-
-
-for _name in ("retrain.html", "retrain.js", "retrain.css"):
-    _page(_name)

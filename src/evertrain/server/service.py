@@ -19,6 +19,7 @@ from evertrain.control.opened import Opened
 from evertrain.control.work import LOOP_ROLE, loop_alive
 from evertrain.errors import ConfigError, Conflict
 from evertrain.loop import Loop
+from evertrain.server.streams import Streams
 from evertrain.serving import Predictor
 from evertrain.store import leases, models, tokens
 
@@ -31,6 +32,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _LOOPBACK_NAMES = ("localhost", "ip6-localhost")
+_AGAIN_S = 5.0
 _WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104 - to recognise them
 
 
@@ -172,10 +174,19 @@ class Service:
             return True
 
     def _keep_fresh(self, loop: Loop) -> None:
+        def stop() -> bool:
+            return self._loop_stop.is_set() or self.stopping.is_set()
+
         try:
-            loop.run(lambda: self._loop_stop.is_set() or self.stopping.is_set())
-        except Exception:
-            logger.exception("the loop of this service ended; `evertrain status` says what serves")
+            while True:
+                try:
+                    loop.run(stop)
+                    break
+                except Exception:
+                    logger.exception("the loop of this service failed and begins anew; models serve on")
+                if self._loop_stop.wait(_AGAIN_S) or stop():
+                    break
+                self._loop = loop = Loop(self.opened)
         finally:
             self._loop = None
 
@@ -212,6 +223,11 @@ class Service:
                     self._recorders.append(recorder)
                 self._predictors[key] = Predictor(self.opened.store, self.opened.artifacts, model, recorder=recorder)
             return self._predictors[key]
+
+    @functools.cached_property
+    def streams(self) -> Streams:
+        """The streams that clients have open."""
+        return Streams(self)
 
     def close(self) -> None:
         """End the loop, write what is still to be kept, and close the store."""
