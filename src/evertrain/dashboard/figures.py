@@ -46,5 +46,3 @@ def _price(query: Mapping[str, str]) -> float | None:
         return float(text) if text else None
     except ValueError:
         raise ConfigError("price", text[:40], "money per hour of one processor, such as 0.05") from None
-
-
