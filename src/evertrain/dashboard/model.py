@@ -93,7 +93,8 @@ def scores_chart(past: charts.ScoresOverTime, zone: ZoneInfo) -> Chart | None:
         for one in past.elsewhere
         if one.at >= begin
     ]
-    periods = sorted((span.from_at, span.until_at, value) for one, value in fits for span in one.served)
+    periods = [(span.from_at, span.until_at, value) for one, value in fits for span in one.served]
+    periods.sort(key=lambda one: (one[0], one[1] is None))
     steps = [
         (at, y(value))
         for start, end, value in periods
