@@ -380,15 +380,13 @@ def run_detail(opened: Opened, run_id: int, limit: int = 100) -> dict[str, Any]:
 
 def schedule_list(opened: Opened) -> list[dict[str, Any]]:
     """Return the active schedules with their next moment and where they come from."""
-    from evertrain import calendar
-
     zone = zone_of(opened.project())
     with opened.store.read() as tx:
         return [
             {
                 "schedule": row.id,
                 "model": row.model,
-                "rule": calendar.words(schedules.rule_of(row), zone),
+                "rule": schedules.words(schedules.rule_of(row), zone),
                 "next_at": row.next_at,
                 "last_at": row.last_at,
                 "origin": row.origin,

@@ -8,7 +8,7 @@ from evertrain.control import report
 from evertrain.control.opened import Opened
 from evertrain.dashboard.page import shown
 from evertrain.errors import ConfigError
-from evertrain.specs import parse_duration
+from evertrain.specs import TRIGGER_TYPES, parse_duration
 from evertrain.store.tokens import Caller
 
 _SPANS = (("7d", "7 days"), ("30d", "30 days"), ("90d", "90 days"), ("365d", "a year"))
@@ -36,7 +36,7 @@ def render(opened: Opened, caller: Caller, _: Mapping[str, str], query: Mapping[
         spans=_SPANS,
         models=sorted(opened.project().models),
         most=most,
-        trigger_types=report.TRIGGER_TYPES,
+        trigger_types=TRIGGER_TYPES,
     )
 
 

@@ -22,6 +22,7 @@ import uvicorn
 
 from evertrain.errors import Conflict
 from evertrain.server import app
+from evertrain.server.protocol import Protocol
 from evertrain.server.service import Options, Service
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def serve(
     """
     _raise_files()
     options = service.options
-    server = _Server(service, app.create(service, routers), on_ready)
+    guard = app.create(service, routers)
+    server = _Server(service, guard, on_ready)
     others = _Others([*worker, str(listening.fileno()), json.dumps(asdict(options))], listening.fileno())
     if worker:
         others.keep(options.workers - 1, service.stopping)
@@ -92,7 +94,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 application,  # type: ignore[arg-type]
-                http="httptools",
+                http=Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
