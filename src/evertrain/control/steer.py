@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from evertrain import calendar
 from evertrain.clock import from_text
 from evertrain.control.opened import Opened, zone_of
 from evertrain.specs import Schedule
@@ -19,13 +18,14 @@ class Scheduled:
 
     Attributes:
         rule: in words, with its time zone.
+        next_at: None where no clock but a drop of a score decides.
         origin: "declared" in the project file, or "added" at run time.
     """
 
     schedule: int
     model: str
     rule: str
-    next_at: datetime
+    next_at: datetime | None
     last_at: datetime | None
     origin: str
 
@@ -81,8 +81,8 @@ def _told(row: Record, zone: str) -> Scheduled:
     return Scheduled(
         row.id,
         row.model,
-        calendar.words(schedules.rule_of(row), zone),
-        from_text(row.next_at),
+        schedules.words(schedules.rule_of(row), zone),
+        from_text(row.next_at) if row.next_at else None,
         from_text(row.last_at) if row.last_at else None,
         row.origin,
     )
