@@ -78,7 +78,9 @@ def parsed(text):
 def read(client, path, enough, last=None):
     """Read a stream until `enough(messages)` or its end; return its messages."""
     text = ""
-    with client.stream("GET", f"/api/v1/{path}", headers={"Last-Event-ID": str(last)} if last is not None else {}) as got:
+    with client.stream(
+        "GET", f"/api/v1/{path}", headers={"Last-Event-ID": str(last)} if last is not None else {}
+    ) as got:
         assert got.status_code == 200, got.read()
         assert got.headers["content-type"].startswith("text/event-stream")
         assert got.headers["cache-control"] == "no-store"
@@ -173,7 +175,9 @@ def test_listeners_hear_which_forecasts_changed_and_to_what(service, client):
     asked = ask.trigger(project, "demand", force=True, actor="tests")
     work.run_to_end(project, asked)
     back.rollback(project, "demand", actor="tests", why="a test")
-    found = read(client, "forecasts/events", lambda got: any(one[2]["data"]["why"] == "rolled back" for one in got), begin)
+    found = read(
+        client, "forecasts/events", lambda got: any(one[2]["data"]["why"] == "rolled back" for one in got), begin
+    )
 
     changed = [(data["data"]["why"], one["partition"]) for _, _, data in found for one in data["data"]["forecasts"]]
     assert {one for why, one in changed if why == "promoted"} == {"North", "South", "Overall"}
@@ -223,7 +227,9 @@ def test_a_revoked_token_ends_its_stream(service, quick, client, monkeypatch):
     from evertrain.server import streams
     from evertrain.store.tokens import Caller, Role
 
-    monkeypatch.setattr(streams, "live", lambda s, _, begin, live=streams.live: live(s, Caller("ann", Role.VIEWER, 1), begin))
+    monkeypatch.setattr(
+        streams, "live", lambda s, _, begin, live=streams.live: live(s, Caller("ann", Role.VIEWER, 1), begin)
+    )
     began = time.monotonic()
     assert read(client, "events/live", lambda _: False) == []
     assert time.monotonic() - began < 2

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from evertrain import __version__, dashboard, errors
 from evertrain.server import answers
-from evertrain.server.routes import health, live, pages
+from evertrain.server.routes import datasets, health, live, pages
 from evertrain.server.service import Service
 
 logger = logging.getLogger("evertrain")
@@ -141,4 +141,4 @@ def as_page(request: Request, answer: Response, detail: str) -> Response:
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    return (health.router, answers.router, live.router)
+    return (health.router, answers.router, live.router, datasets.router)
