@@ -119,7 +119,9 @@ def test_a_file_becomes_one_batch_however_it_is_sent(service, client):
 
 
 def test_a_request_that_is_repeated_changes_nothing(client):
-    once = client.post(URL, content=csv(first=21, days=1), headers={"Content-Type": "text/csv", "Idempotency-Key": "a1"})
+    once = client.post(
+        URL, content=csv(first=21, days=1), headers={"Content-Type": "text/csv", "Idempotency-Key": "a1"}
+    )
     again = post(client, csv(first=21, days=1), token="a1")
     other = post(client, csv(first=22, days=1), token="a1")
     assert (once.status_code, again.status_code, other.status_code) == (201, 200, 409)
@@ -144,7 +146,9 @@ def test_an_upload_is_followed_to_the_new_model(service, client):
     loop = threading.Thread(target=lambda: Loop(service.opened).run(stop.is_set))
     loop.start()
     try:
-        with client.stream("POST", URL, params={"stream": 1}, files={"file": ("a.csv", csv(sold=9), "text/csv")}) as got:
+        with client.stream(
+            "POST", URL, params={"stream": 1}, files={"file": ("a.csv", csv(sold=9), "text/csv")}
+        ) as got:
             assert got.headers["content-type"].startswith("text/event-stream")
             messages = [data for _, event, data in parsed("".join(got.iter_text())) if event is None]
     finally:
@@ -321,7 +325,9 @@ def test_a_child_that_takes_too_long_is_ended(service, client, tmp_path, monkeyp
 def test_rows_are_corrected_removed_and_written_out(client):
     """A-39: numbers stay numbers, and a text that could be a formula is none for a spreadsheet."""
     send(client, csv(days=1, shops=("=1+1", "-2+3"), first=27))
-    edited = client.patch("/api/v1/datasets/sales/rows", json={"rows": [{"day": "2026-01-27", "shop": "=1+1", "sold": -7}]})
+    edited = client.patch(
+        "/api/v1/datasets/sales/rows", json={"rows": [{"day": "2026-01-27", "shop": "=1+1", "sold": -7}]}
+    )
     assert edited.json()["updated"] == 1, edited.text
     out = client.get("/api/v1/datasets/sales/export")
     assert out.headers["content-disposition"] == 'attachment; filename="sales.csv"'
@@ -343,6 +349,12 @@ def test_datasets_are_listed_with_what_learns_from_them(service, client):
     assert (one["dataset"], one["key"], one["models"]) == ("sales", ["day", "shop"], ["demand"])
     assert one["columns"] == {"day": "date", "shop": "text", "price": "number", "sold": "integer"}
     assert one["rows"] == rows(service)[0]
-    for path in ("other", "other/batches", "other/export", "sales/reports/..%2f..%2fevertrain.db", "sales/reports/x.csv"):
+    for path in (
+        "other",
+        "other/batches",
+        "other/export",
+        "sales/reports/..%2f..%2fevertrain.db",
+        "sales/reports/x.csv",
+    ):
         assert client.get(f"/api/v1/datasets/{path}").status_code == 404
     assert json.loads(client.post("/api/v1/datasets/other/batches", content=b"").text)["status"] == 404
