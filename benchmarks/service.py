@@ -273,3 +273,157 @@ def token_of(root: Path) -> str:
         _, secret = tokens.create(tx, f"bench-{time.time_ns()}", Role.VIEWER, None)
     opened.close()
     return secret
+
+
+def _told(told: Told) -> str:
+    assert not told.errors, told.errors
+    return f"{told.a_second:,.0f} answers a second, half of them within {told.p50_ms:.1f} ms"
+
+
+def readers(turns: int, seconds: float, number: int = 1000) -> list[Row]:
+    """Readers that each ask about twice a second, with a swap of everything they read every 50 ms, and without."""
+    with farm(30, FRUITS[:2]) as root, farm(30, FRUITS[:2]) as other:
+        every = paths(root)
+        with serving(root) as service:
+            found: dict[str, list[Told]] = {"alone": [], "beside": [], "swaps": [], "streams": []}
+            for _ in range(turns):
+                # In turns: what else the machine does falls on all alike.
+                for what, told in found.items():
+                    asked = Asked(
+                        service.address, every, number, seconds, pause_s=0.5, skip_s=1.5, check=True,
+                        streams=200 if what == "streams" else 0,
+                    )  # fmt: skip
+                    if what == "alone":
+                        told.append(load(asked))
+                    else:
+                        with swaps(other if what == "beside" else root, seconds + 1, 0.05):
+                            told.append(load(asked))
+                    wrong = problems(root, told[-1])
+                    assert not wrong, wrong[:10]
+                    assert not told[-1].stale, "the store was there"
+            alone, beside, swapped, streams = (
+                [one.p99_ms for one in told] for told in found.values()
+            )  # fmt: skip
+            answers = sum(one.requests for told in found.values() for one in told)
+            ended = _ended(service, every)
+    ratio = _ratio(swapped, alone)
+    what = f"{number:,} readers of {len(every)} forecasts, 99 % within, "
+    return [
+        Row(
+            f"{what}during swaps of all every 50 ms (P-30, P-31)", f"{statistics.median(swapped):.1f} ms",
+            spread(min(swapped), max(swapped), "ms", 1),
+            f"{ratio:.2f} × of without swaps ({statistics.median(alone):.1f} ms), {_ratio(swapped, beside):.2f} × of the"
+            f" same writes to another project; {_told(found['swaps'][-1])}; {answers:,} answers checked, none an error, of"
+            " two fits, or backward", "at most 1.5 ×; 0 errors",
+        ),
+        Row(
+            f"{what}during swaps and 200 open streams (P-55)", f"{statistics.median(streams):.1f} ms",
+            spread(min(streams), max(streams), "ms", 1),
+            f"{_ratio(streams, swapped):.2f} × of without streams, which got {found['streams'][-1].stream_bytes:,} bytes",
+            "-",
+        ),
+        Row(
+            "SIGTERM with 200 open streams and 500 readers (P-12)", f"{ended:.1f} s", "-", "ends with code 0",
+            "under 30 s",
+        ),
+    ]  # fmt: skip
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def _ended(service: Serving, every: list[str]) -> float:
+    """Ask the service to end while readers and streams are at it."""
+    took = []
+
+    def end() -> None:
+        time.sleep(4)
+        took.append(service.end())
+
+    loads([Asked(service.address, every, 500, 8.0, pause_s=0.5, streams=200)], also=end)
+    return took[0]
+
+
+def bare(turns: int, seconds: float) -> list[Row]:
+    """Requests a second with a token, beside a bare FastAPI route that returns the same bytes."""
+    with farm(1, FRUITS[:2]) as root:
+        every, secret = paths(root)[:1], token_of(root)
+        with serving(root, "--require-token") as service:
+            (root / "body").write_bytes(service.get(every[0], secret))
+            port = free_port()
+            process = subprocess.Popen([sys.executable, "-c", _BARE, str(root / "body"), str(port)])
+            try:
+                wait_for(port, process, path="/forecast")
+                ours, theirs = [], []
+                for _ in range(turns):
+                    for found, address, path, token in (
+                        (ours, service.address, every[0], secret), (theirs, f"127.0.0.1:{port}", "/forecast", None)
+                    ):  # fmt: skip
+                        told = load(Asked(address, [path], 50, seconds, token=token))
+                        _told(told)
+                        found.append(told.a_second)
+            finally:
+                process.terminate()
+                process.wait(20)
+    return [
+        Row(
+            "forecasts a second over HTTP with a token, one process, 50 connections (P-30)",
+            f"{statistics.median(ours):,.0f}", spread(min(ours), max(ours), "", 0).strip(),
+            f"{_ratio(ours, theirs):.2f} × of a bare FastAPI route with the same body ({statistics.median(theirs):,.0f})",
+            "at least 0.7 ×",
+        )
+    ]  # fmt: skip
+
+
+def memory(retrains: int) -> list[Row]:
+    """Memory of the service at rest and after many retrainings, with what else must not grow."""
+    with farm(1, FRUITS[:2]) as root:
+        quick = {"EVERTRAIN_TICK_S": "0.05", "EVERTRAIN_CHILD_ITEMS": "50"}
+        with serving(root, **quick) as service:
+            pid = service.process.pid
+            time.sleep(5)
+            rest = _held(root, pid)
+            opened = open_project(root)
+            held = []
+            for number in range(retrains):
+                _retrained(opened, {"fruit": FRUITS[number % 2], "town": TOWNS[number % 5]})
+                service.get(f"{PATH}?fruit={FRUITS[number % 2]}&town={TOWNS[number % 5]}")
+                if number + 1 in (50, retrains):
+                    time.sleep(2)
+                    held.append(_held(root, pid))
+            opened.close()
+    early, late = held[0], held[-1]
+    grown = 100 * (late["mb"] / early["mb"] - 1)
+    return [
+        Row("memory of `evertrain serve` at rest", f"{rest['mb']:.0f} MB", "-", "-", "under 180 MB"),
+        Row(
+            f"memory of `evertrain serve` after {retrains} retrains (P-40)", f"{late['mb']:.0f} MB", "-",
+            f"{grown:+.1f} % of after the 50th; open files {early['files']:.0f} and {late['files']:.0f}, files in scratch"
+            f" folders {late['scratch']:.0f}, write-ahead log {late['wal_mb']:.1f} MB", "at most 5 % more; log under 64 MB",
+        ),
+    ]  # fmt: skip
+
+
+def _retrained(opened: Opened, partition: Mapping[str, Any]) -> None:
+    """Have the service train one partition, and wait for it."""
+    asked = ask.trigger(opened, "kg", [partition], force=True, rollups=False)
+    deadline = time.monotonic() + 60
+    while True:
+        with opened.store.read() as tx:
+            if tx.value("SELECT ended_at FROM runs WHERE id = :id", id=asked.run_id):
+                return
+        assert time.monotonic() < deadline, "the service trains nothing"
+        time.sleep(0.01)
+
+
+def _held(root: Path, pid: int) -> dict[str, float]:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    scratch = root / ".evertrain" / "scratch"
+    wal = root / "evertrain.db-wal"
+    return {
+        "mb": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+        "files": len(os.listdir(f"/proc/{pid}/fd")),
+        "scratch": sum(path.is_file() for path in scratch.rglob("*")),
+        "wal_mb": wal.stat().st_size / 2**20 if wal.exists() else 0.0,
+    }
