@@ -175,7 +175,7 @@ class _Stream(asyncio.Protocol):
             self.told.errors[f"stream: {data[:60]!r}"] = 1
         self.told.stream_bytes += len(data)
 
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - the name is asyncio's
+    def connection_lost(self, error: Exception | None) -> None:
         self.told.streams_open -= 1
 
 

@@ -78,7 +78,7 @@ class Client:
 
     def __init__(self, project):
         self.project, self.reads = project, []
-        self.app = create(Service(project.opened, Options(loop=False)))
+        self.app = create(Service(project.opened, Options(loop=False))).app
         self.app._on_read = lambda model, **facts: self.reads.append((model, facts))
         self.loop = asyncio.new_event_loop()
 
@@ -430,7 +430,7 @@ def test_everything_else_is_left_to_the_application_behind(client):
 
 
 def test_it_is_described_for_clients(client):
-    described = client.app._behind.openapi()["paths"]["/api/v1/models/{name}/forecast"]["get"]
+    described = client.app.behind.openapi()["paths"]["/api/v1/models/{name}/forecast"]["get"]
     assert {one["name"] for one in described["parameters"]} == {"name", "h", "level", "partition", "If-None-Match"}
     schema = described["responses"]["200"]["content"]["application/json"]["schema"]
     assert set(client.get(**PLACE).json) - {"lo-80", "hi-80", "lo-95", "hi-95"} == set(schema["required"])

@@ -86,7 +86,7 @@ class Answers:
     """
 
     def __init__(self, behind: ASGIApp, opened: Opened, on_read: Callable[..., None] | None = None) -> None:
-        self._behind, self._opened, self._on_read = behind, opened, on_read
+        self.behind, self._opened, self._on_read = behind, opened, on_read
         self._questions: dict[tuple[str, bytes], _Question] = {}
         self._kept: dict[_Place, _Kept] = {}
         self._size = 0
@@ -110,7 +110,7 @@ class Answers:
             and scope["type"] == "http"
             and scope["method"] in ("GET", "HEAD")
         ):
-            await self._behind(scope, receive, send)
+            await self.behind(scope, receive, send)
             return
         try:
             question = self._questions.get((path, scope["query_string"])) or self._read(path, scope["query_string"])
