@@ -25,4 +25,9 @@ def counters(tx: Tx) -> list[Counter]:
         for kind in ("full", "selective")
     ]
     said = "Times that a full run was asked for because a selective one could not be told or broke."
-    return [Counter("evertrain_fallback_total", said, tx.counter("fallbacks")), *runs]
+    naive = "Series for which the naive forecast stood in."
+    return [
+        Counter("evertrain_fallback_total", said, tx.counter("fallbacks")),
+        Counter("evertrain_forecast_fallback_total", naive, tx.counter("forecast_fallbacks")),
+        *runs,
+    ]

@@ -101,14 +101,15 @@ def status(opened: Opened) -> Status:
             models.is_paused(tx),
             counts.get("waiting", 0),
             counts.get("running", 0),
-            [_model_status(tx, project, model, waiting) for model in models.every(tx)],
+            [model_status(tx, project, model, waiting) for model in models.every(tx)],
             tx.counter("fallbacks"),
         )
 
 
-def _model_status(
+def model_status(
     tx: Tx, project: ProjectSpec, model: models.Model, held: Mapping[int, tuple[int, datetime]]
 ) -> ModelStatus:
+    """Return how one model stands; `held` are the trainings that blackouts hold back, by model."""
     spec, counted = model.spec, demand.counts(tx, model.id)
     widest = champions.widest(tx, model.id)
     fit = registry.fits(tx, [widest.champion_id]).get(widest.champion_id) if widest and widest.champion_id else None
@@ -338,8 +339,8 @@ def run_list(opened: Opened, model: str | None = None, limit: int = 20) -> list[
     found = history(opened, model, limit)
     with opened.store.read() as tx:
         for one in found:
-            counts = runs.outcomes_of(tx, one["run"])
-            one["counts"] = {str(state): number for state, number in counts.items()}
+            counts = runs.counts_of(tx, runs.run_row(tx, one["run"]))
+            one["counts"] = counts
             one["done"] = sum(number for state, number in counts.items() if state not in ("waiting", "running"))
     return found
 
@@ -355,7 +356,7 @@ def run_detail(opened: Opened, run_id: int, limit: int = 100) -> dict[str, Any]:
         spec = models.by_id(tx, row.model_id).spec
         listed = runs.items_of(tx, run_id, limit)
         past = _past(tx, row)
-        past["counts"] = {str(state): number for state, number in runs.outcomes_of(tx, run_id).items()}
+        past["counts"] = runs.counts_of(tx, row)
     past["items"] = [
         {
             "item": one.id,

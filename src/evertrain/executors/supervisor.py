@@ -33,7 +33,7 @@ from evertrain.sources import read
 from evertrain.sources.index import Leaf, complete, leaves
 from evertrain.specs import Cause, Dataset, ProjectSpec, encode
 from evertrain.states import ItemState
-from evertrain.store import champions, datasets, evaluations, items, leases, models
+from evertrain.store import champions, datasets, evaluations, figures, items, leases, models
 from evertrain.store.connect import Record, Store, Tx
 from evertrain.store.values import to_sql
 from evertrain.trainers.make import family
@@ -850,6 +850,7 @@ def _tell_fallbacks(tx: Tx, batch: _Batch, proposals: Sequence[registry.Proposal
         key = batch.messages[first.item_id]["key"]
         dimensions, overall = batch.model.spec.dimensions, batch.model.spec.overall
         name = label(decode(key), dimensions, overall) if dimensions else batch.model.name
+        figures.stood_in(tx, len(found))
         tx.event(
             Kind.FORECAST_FALLBACK, model=batch.model.name, run_id=first.run_id, count=len(found), example=name, why=why
         )

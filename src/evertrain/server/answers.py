@@ -1,42 +1,406 @@
-"""What every answer of the service carries, and the answers that are given before any route is asked."""
+"""Forecasts over HTTP, from bytes that are rendered once: in front of all other routes, without their machinery.
+
+Each process keeps the forecasts that were asked for. What is kept is looked up in the store again, in one statement,
+as soon as it is half a second old or this process wrote to the log of events, and rendered anew only where the store
+holds something else. So a swap is served everywhere within a second, what `behind` and `stale` say is as young, and no
+answer mixes two fits. When the store is away, what is kept answers on, labelled.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
-from http import HTTPStatus
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+import anyio
+import anyio.to_thread
+from fastapi import APIRouter, Request, Response
+
+from evertrain.clock import to_text
+from evertrain.control.opened import Opened
+from evertrain.errors import ConfigError, EvertrainError, StoreBusy, StoreError
+from evertrain.forecasts import Forecast, Forecasts, Stored, typed
+from evertrain.store.connect import dump
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_LIFE_S = 0.5  # after which what is kept is looked up again
+_PATIENCE_S = 1.0  # that a reader waits for the store where what is kept can answer
+_LONGEST_S = 10.0  # that a reader waits where nothing can
+_RENDER_S = 60.0  # that a reader waits for a model that is asked for more than is stored
+_STALE_S = 5.0  # without a look at the store, after which answers say so
+_KEPT_BYTES = 32 << 20
+_KEPT_QUESTIONS = 10_000
+_KEPT_VARIANTS = 20  # of one place
+_BEFORE, _AFTER = "/api/v1/models/", "/forecast"
 
 Headers = list[tuple[bytes, bytes]]
-
-# Nothing but files of our own, and no page of others around ours; so no inline script and no inline style (CSP level 3).
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-PROTECTION: tuple[tuple[bytes, bytes], ...] = (
-    (b"content-security-policy", _POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-)
+_Place = tuple[str, tuple[tuple[str, str], ...]]  # model, and values by dimension as they came
+_Variant = tuple[int | None, tuple[int, ...] | None]  # h and level
 
 
-def problem(status: int, detail: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> tuple[Headers, bytes]:
-    """Return headers and body of an answer in the one shape of all errors (RFC 9457)."""
-    title = HTTPStatus(status).phrase
-    # ASCII only: what a client sent and gets told again may hold a lone surrogate, which UTF-8 has no bytes for.
-    body = json.dumps({"type": "about:blank", "title": title, "status": status, "detail": detail}).encode()
-    own = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
+@dataclass(frozen=True)
+class _Question:
+    place: _Place
+    variant: _Variant
+
+
+@dataclass(frozen=True)
+class _Answer:
+    body: bytes
+    etag: bytes
+    headers: Headers
+    headers_with_length: Headers
+
+
+@dataclass(eq=False)
+class _Kept:
+    """What the store held for a place, when that was looked up, and the answers rendered of it."""
+
+    stored: Stored
+    looked: float
+    answers: dict[_Variant, _Answer] = field(default_factory=dict)
+    size: int = 0
+
+    def __post_init__(self) -> None:
+        self.trained = self.stored.trained_at.timestamp()
+
+
+class Answers:
+    """ASGI: answers `GET /api/v1/models/{name}/forecast` itself and leaves everything else to the application behind.
+
+    Args:
+        on_read: called for every answer, with the model and the age of the fit that answered, in seconds.
+    """
+
+    def __init__(self, behind: ASGIApp, opened: Opened, on_read: Callable[[str, float], None] | None = None) -> None:
+        self._behind, self._opened, self._on_read = behind, opened, on_read
+        self._questions: dict[tuple[str, bytes], _Question] = {}
+        self._kept: dict[_Place, _Kept] = {}
+        self._size = 0
+        self._looks: dict[_Place, tuple[asyncio.Task[_Kept], float]] = {}
+        self._renders: dict[tuple[int, _Variant], asyncio.Task[_Answer]] = {}
+        self._readers: dict[str, Forecasts] = {}
+        self._away = self._written = -1e9
+        # Threads of their own: slow requests of others must not keep forecasts waiting, nor one slow trainer all.
+        self._quick, self._slow = anyio.CapacityLimiter(2), anyio.CapacityLimiter(1)
+        opened.store.listeners.append(self._wrote)
+
+    def _wrote(self, _: list[dict[str, Any]]) -> None:
+        self._written = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope.get("path", "")
+        if not (
+            path.endswith(_AFTER)
+            and path.startswith(_BEFORE)
+            and "/" not in path[len(_BEFORE) : -len(_AFTER)]
+            and scope["type"] == "http"
+            and scope["method"] in ("GET", "HEAD")
+        ):
+            await self._behind(scope, receive, send)
+            return
+        try:
+            question = self._questions.get((path, scope["query_string"])) or self._read(path, scope["query_string"])
+            kept = self._kept.get(question.place)
+            if kept is None or time.monotonic() - kept.looked >= _LIFE_S or kept.looked <= self._written:
+                kept = await self._looked(question, kept)
+            answer = kept.answers.get(question.variant) or await self._rendered(question, kept)
+        except EvertrainError as error:
+            from evertrain.server.app import of_error
+
+            await of_error(error)(scope, receive, send)
+            return
+        same = any(name == b"if-none-match" and _named(value, answer.etag) for name, value in scope["headers"])
+        headers = answer.headers if same else answer.headers_with_length
+        if (age := time.monotonic() - kept.looked) >= 2 * _LIFE_S:
+            headers = headers + _aged(int(age))
+        await send({"type": "http.response.start", "status": 304 if same else 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if same else answer.body})
+        if self._on_read is not None:
+            self._on_read(question.place[0], self._opened.store.clock.now().timestamp() - kept.trained)
+
+    def _read(self, path: str, query: bytes) -> _Question:
+        """Return what an address asks for.
+
+        Raises:
+            ConfigError: it cannot be read as a question about a forecast.
+        """
+        values: dict[str, str] = {}
+        h: int | None = None
+        level: list[int] = []
+        try:
+            pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=50)
+        except ValueError:
+            raise ConfigError("query", query[:100].decode("latin-1"), "at most 50 parameters, in UTF-8") from None
+        for name, value in pairs:
+            if name == "level":
+                level += [_whole(name, one, 99) for one in value.split(",")]
+            elif name in values or (name == "h" and h is not None):
+                raise ConfigError(name, value, "each parameter once, but for level")
+            elif name == "h":
+                h = _whole(name, value, 10_000)
+            else:
+                values[name] = value
+        variant = h, tuple(sorted(set(level))) or None
+        found = _Question((path[len(_BEFORE) : -len(_AFTER)], tuple(sorted(values.items()))), variant)
+        if len(self._questions) >= _KEPT_QUESTIONS:
+            self._questions.pop(next(iter(self._questions)))
+        self._questions[path, query] = found
+        return found
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    async def _looked(self, question: _Question, kept: _Kept | None) -> _Kept:
+        """Return what the store holds now; what is kept where it does not answer in time.
+
+        Raises:
+            StoreError: it does not answer, and nothing is kept.
+        """
+        now = time.monotonic()
+        if kept is not None and now - self._away < _LIFE_S:
+            return kept
+        task, begun = self._looks.get(question.place, (None, now))
+        if task is None or begun <= self._written:
+            # One look for all who ask at the same time; one that began before the last write may not have seen it.
+            task, begun = asyncio.create_task(self._look(question, kept)), now
+            task.add_done_callback(_seen)
+            self._looks[question.place] = task, begun
+        await _done(task, (_LONGEST_S if kept is None else _PATIENCE_S) - (now - begun))
+        try:
+            if not task.done():
+                raise StoreBusy(f"the store did not answer within {_LONGEST_S:g} s; try again in a moment")
+            return task.result()
+        except StoreError:
+            if (known := self._kept.get(question.place, kept)) is None:
+                raise
+            return known
+
+    async def _look(self, question: _Question, kept: _Kept | None) -> _Kept:
+        place, began = question.place, time.monotonic()
+        try:
+            found = await anyio.to_thread.run_sync(self._found, question, kept, began, limiter=self._quick)
+        except EvertrainError as error:
+            if isinstance(error, StoreError):
+                self._away = time.monotonic()
+            else:
+                self._forget(place)
+            raise
+        finally:
+            if self._looks.get(place, (None,))[0] is asyncio.current_task():
+                del self._looks[place]
+        newest = self._kept.get(place)
+        if newest is not None and newest.looked > began:
+            return newest  # a look that began later was done earlier
+        found.looked = began
+        self._forget(place)
+        self._keep(place, found)
+        return found
+
+    def _found(self, question: _Question, kept: _Kept | None, began: float) -> _Kept:
+        model, values = question.place
+        opened = self._opened
+        reader = self._readers.get(model) or Forecasts(opened.store, opened.artifacts, model, opened.inline)
+        declared = reader.declared
+        self._readers[model] = reader
+        for name, value in values:
+            if name not in declared.spec.dimensions:
+                raise ConfigError(name, value, f"only {', '.join(['h', 'level', *declared.spec.dimensions])}")
+        stored = reader.look(typed(declared, dict(values)), known=kept.stored if kept else None)
+        if kept is not None and stored is kept.stored:
+            return kept
+        found = _Kept(stored, began, size=4 * len(stored.row.frame) + sum(len(str(one)) for one in stored.leaves))
+        with suppress(EvertrainError):  # others wait for this look, whose questions may be better ones
+            if stored.holds(*question.variant):
+                self._add(found, question.variant, _render(reader.answer(stored, *question.variant)))
+        return found
+
+    def _keep(self, place: _Place, found: _Kept) -> None:
+        self._kept[place] = found
+        self._size += found.size
+        while self._size > _KEPT_BYTES and len(self._kept) > 1:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, place: _Place) -> None:
+        if (before := self._kept.pop(place, None)) is not None:
+            self._size -= before.size
+
+    # --- rendering ------------------------------------------------------------------------------------------------
+
+    async def _rendered(self, question: _Question, kept: _Kept) -> _Answer:
+        """Return an answer of periods or intervals that nobody asked for till now; the model may have to be asked."""
+        key = id(kept), question.variant
+        task = self._renders.get(key)
+        if task is None:
+            limiter = self._quick if kept.stored.holds(*question.variant) else self._slow
+            task = asyncio.create_task(self._render(question, kept, limiter))
+            task.add_done_callback(_seen)
+            self._renders[key] = task
+        await _done(task, _RENDER_S)
+        if not task.done():
+            raise StoreBusy(f"the model did not answer within {_RENDER_S:g} s; try again in a moment")
+        return task.result()
+
+    async def _render(self, question: _Question, kept: _Kept, limiter: anyio.CapacityLimiter) -> _Answer:
+        try:
+            reader = self._readers[question.place[0]]
+            found = await anyio.to_thread.run_sync(reader.answer, kept.stored, *question.variant, limiter=limiter)
+        finally:
+            del self._renders[id(kept), question.variant]
+        answer = _render(found)
+        present = self._kept.get(question.place) is kept
+        if present:
+            self._forget(question.place)
+        self._add(kept, question.variant, answer)
+        if present:
+            self._keep(question.place, kept)
+        return answer
+
+    @staticmethod
+    def _add(kept: _Kept, variant: _Variant, answer: _Answer) -> None:
+        if len(kept.answers) >= _KEPT_VARIANTS:
+            kept.size -= len(kept.answers.pop(next(iter(kept.answers))).body)
+        kept.answers[variant] = answer
+        kept.size += len(answer.body)
+
+
+def _render(found: Forecast) -> _Answer:
+    body = dump(found.plain()).encode()
+    etag = f'"{hashlib.sha256(body).hexdigest()}"'.encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"etag", etag),
+        (b"cache-control", b"no-cache"),
+        (b"x-model-version", found.version.encode()),
+        (b"x-trained-at", to_text(found.trained_at).encode()),
     ]
-    return [*own, *headers], body
+    return _Answer(body, etag, headers, [*headers, (b"content-length", str(len(body)).encode())])
 
 
-def raw(status: int, detail: str) -> bytes:
-    """Return a whole HTTP/1.1 answer that ends its connection, for what is no request at all."""
-    headers, body = problem(status, detail, [*PROTECTION, (b"connection", b"close")])
-    lines = b"".join(b"%s: %s\r\n" % one for one in headers)
-    return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (status, HTTPStatus(status).phrase.encode(), lines, body)
+async def _done(task: asyncio.Task[Any], seconds: float) -> None:
+    """Wait for a task that others wait for, too; it goes on when the time is over."""
+    if not task.done() and seconds > 0:
+        await asyncio.wait({task}, timeout=seconds)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Take note of an error that nobody may be waiting for any more: it was no accident of the event loop."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _named(value: bytes, etag: bytes) -> bool:
+    """Return whether an If-None-Match header names this answer."""
+    return value == etag or any(one.strip().removeprefix(b"W/") in (etag, b"*") for one in value.split(b","))
+
+
+def _aged(age_s: int) -> Headers:
+    """Return the headers of an answer from memory that could not be looked up again."""
+    said = [(b"age", str(age_s).encode())]
+    if age_s >= _STALE_S:
+        warning = f'110 - "the store does not answer; this was known {age_s} s ago"'
+        said += [(b"warning", warning.encode()), (b"x-stale", str(age_s).encode())]
+    return said
+
+
+def _whole(name: str, text: str, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= most):
+        raise ConfigError(name, text, f"a whole number from 1 to {most:,}")
+    return int(text)
+
+
+# --- the description of it ----------------------------------------------------------------------------------------
+
+router = APIRouter(tags=["models"])
+
+
+class _Handed(Response):
+    """Hands the request to `Answers`, wherever that stands."""
+
+    def __init__(self, answers: Answers) -> None:
+        super().__init__()
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._answers(scope, receive, send)
+
+
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_EXAMPLE = {
+    "model": "harvest", "partition": "Avocado, Pilar", "answered_by": "Avocado, Pilar", "version": "1.4.0",
+    "ds": ["2026-07-01", "2026-08-01"], "mean": [140.2, 133.9], "freq": "MS", "as_of": "2026-06-01",
+    "trained_at": "2026-07-02T03:10:00+00:00", "stale": 0, "behind": False, "fallback": None, "temporary": False,
+    "note": None, "lo-80": [120.1, 112.5], "hi-80": [160.3, 155.3],
+}  # fmt: skip
+_SCHEMA = {
+    "type": "object",
+    "required": [name for name in _EXAMPLE if not name.endswith("-80")],
+    "properties": {
+        **{name: {"type": "string"} for name in ("model", "partition", "answered_by", "version", "freq", "as_of")},
+        "ds": {"type": "array", "items": {"type": "string"}, "description": "Label of each period, ISO text."},
+        "mean": {**_NUMBERS, "description": "One value for each period."},
+        "trained_at": {"type": "string", "format": "date-time"},
+        "stale": {"type": "integer", "description": "Whole periods that ended since the last one that was learnt."},
+        "behind": {"type": "boolean", "description": "Rows changed since; a training is due or under way."},
+        "fallback": {"type": ["string", "null"], "description": "Why another than the partition's own model answered."},
+        "temporary": {"type": "boolean"},
+        "note": {"type": ["string", "null"]},
+    },
+    "additionalProperties": {
+        "type": "array",
+        "items": {"type": ["number", "null"]},
+        "description": "Bounds of an interval: lo-80, hi-80, ….",
+    },
+}
+_PARAMETERS = [
+    {
+        "name": "h", "in": "query", "description": "Periods ahead; by default as many as the model declares.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 10_000},
+    },
+    {
+        "name": "level", "in": "query", "description": "Intervals in per cent, repeated or with commas between them.",
+        "style": "form", "explode": False,
+        "schema": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 99}}, "example": [80, 95],
+    },
+    {
+        "name": "partition", "in": "query", "style": "form", "explode": True,
+        "description": "Values by dimension, such as fruit=Avocado&town=Pilar; fewer name a rollup.",
+        "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+        "example": {"fruit": "Avocado", "town": "Pilar"},
+    },
+    {
+        "name": "If-None-Match", "in": "header", "description": "ETag of an answer that one has.",
+        "schema": {"type": "string"},
+    },
+]  # fmt: skip
+
+
+@router.get(
+    "/api/v1/models/{name}/forecast",
+    operation_id="forecast",
+    summary="The stored forecast of a partition or rollup",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The forecast, with ETag, X-Model-Version and X-Trained-At in the headers; Age, and from"
+            " 5 seconds on X-Stale and Warning, where the store does not answer and memory does.",
+            "content": {"application/json": {"schema": _SCHEMA, "example": _EXAMPLE}},
+        },
+        304: {"description": "It is what If-None-Match names."},
+        404: {"description": "No such model or partition, or nothing was trained yet."},
+        422: {"description": "A parameter is no dimension of the model, or its value is not allowed."},
+    },
+    openapi_extra={"parameters": _PARAMETERS},
+)
+async def forecast(request: Request, name: str) -> Response:  # noqa: ARG001 - `name` is read from the path
+    """Return what a partition or rollup is expected to be, at once: stored with the champion, and never missing.
+
+    A partition without a model of its own is answered by its nearest rollup, and says so.
+    """
+    return _Handed(request.app.state.answers)

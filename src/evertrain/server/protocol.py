@@ -16,8 +16,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from evertrain.server.answers import raw
 from evertrain.server.limits import HEAD_BYTES
+from evertrain.server.protection import raw
 
 HEAD_S = 10.0
 CONNECTIONS = 8_000

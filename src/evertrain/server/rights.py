@@ -32,7 +32,7 @@ RIGHTS: dict[tuple[str, str], Role | Access] = {
     ("GET", "/ready"): PUBLIC,
     ("GET", "/login"): PUBLIC,
     ("POST", "/login"): PUBLIC,
-    ("GET", "/static/{path:path}"): PUBLIC,
+    ("GET", "/static/{name}"): PUBLIC,
     ("POST", "/logout"): VIEWER,
     ("GET", "/metrics"): VIEWER,
     ("GET", "/api/docs"): VIEWER,
@@ -84,7 +84,7 @@ ROUTINE = frozenset({
     "/login", "/logout",
 })  # fmt: skip
 # Answered with a digest of their content, so a copy may be kept and asked about.
-REVALIDATED = frozenset({"/api/v1/models/{name}/forecast", "/static/{path:path}"})
+REVALIDATED = frozenset({"/api/v1/models/{name}/forecast", "/static/{name}"})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from evertrain.control.opened import Opened
 from evertrain.control.work import LOOP_ROLE, loop_alive
 from evertrain.errors import ConfigError, Conflict
 from evertrain.loop import Loop
+from evertrain.server.streams import Streams
 from evertrain.serving import Predictor
 from evertrain.store import leases, models, tokens
 
@@ -222,6 +223,11 @@ class Service:
                     self._recorders.append(recorder)
                 self._predictors[key] = Predictor(self.opened.store, self.opened.artifacts, model, recorder=recorder)
             return self._predictors[key]
+
+    @functools.cached_property
+    def streams(self) -> Streams:
+        """The streams that clients have open."""
+        return Streams(self)
 
     def close(self) -> None:
         """End the loop, write what is still to be kept, and close the store."""

@@ -1,0 +1,205 @@
+"""What charts are drawn from: scores over time, drift checks, forecasts beside what happened.
+
+Every read here is bounded, and none enumerates partitions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from evertrain import registry, scores
+from evertrain.clock import from_text
+from evertrain.control import browse, forecast, tell
+from evertrain.control.opened import Opened
+from evertrain.errors import EvertrainError, NoModelYet, NotFound, reason_of
+from evertrain.forecasts import Forecast, Forecasts
+from evertrain.partitions import KeyText, Value, encode
+from evertrain.specs import ModelSpec
+from evertrain.store import champions, datasets, demand, evaluations, models
+
+_MOST_ROWS = 20_000  # of a dataset, up to which a page reads the rows below a rollup: more would keep it waiting
+_DAYS = 90
+
+
+@dataclass(frozen=True)
+class Back:
+    """A rollback: when an earlier version took over, by whom and why."""
+
+    at: datetime
+    version: str
+    actor: str
+    why: str
+
+
+@dataclass(frozen=True)
+class ScoresOverTime:
+    """How a partition's fits scored, oldest first, when they served, and which gave way again.
+
+    Attributes:
+        score: the one that decides; empty before the first fit.
+        before: all scores of the champion that the newest fit was compared with, on the same rows; empty without one.
+    """
+
+    partition: str
+    key: KeyText
+    pinned: bool
+    score: str
+    unit: str
+    higher_is_better: bool
+    fits: tuple[browse.Scored, ...] = ()
+    back: tuple[Back, ...] = ()
+    before: Mapping[str, float | None] = field(default_factory=dict)
+
+
+def over_time(opened: Opened, model: str, key: KeyText | None = None, limit: int = 60) -> ScoresOverTime | None:
+    """Return the scores of a partition's newest fits; without `key` of the widest, None where there is none yet.
+
+    Raises:
+        NotFound: no such model or partition.
+    """
+    with opened.store.read() as tx:
+        found = models.by_name(tx, model)
+        place = champions.widest(tx, found.id) if key is None else demand.partition(tx, found.id, key)
+    if place is None:
+        return None
+    key = KeyText(place.key)
+    fits = browse.score_list(opened, model, key, limit).items
+    served = browse.activation_list(opened, model, key, limit).items
+    back = [
+        Back(now.from_at, now.version, now.actor, now.why)
+        for now, before in itertools.pairwise(served)
+        if before.rolled_back
+    ]
+    score = next((one.score for one in fits if one.score), None) or found.spec.gate.score
+    known = scores.get(score) if score else None
+    before: Mapping[str, float | None] = {}
+    if fits:
+        with opened.store.read() as tx:
+            before = registry.fits(tx, [fits[0].fit])[fits[0].fit].scores.get("champion") or {}
+    return ScoresOverTime(
+        tell.where(found.spec, key),
+        key,
+        bool(place.pinned),
+        score or "",
+        known.unit if known else "",
+        known.higher_is_better if known else True,
+        tuple(reversed(fits)),
+        tuple(reversed(back)),
+        before,
+    )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One drift check in the past."""
+
+    at: datetime
+    partition: str
+    severity: str
+    fired: bool
+    reason: str
+
+
+def checks(opened: Opened, model: str, days: int = _DAYS, limit: int = 200) -> list[Checked]:
+    """Return the newest drift checks of some days, oldest first."""
+    with opened.store.read() as tx:
+        found = models.by_name(tx, model)
+        past = evaluations.told(tx, found.id, tx.now - timedelta(days=days), limit)
+    return [
+        Checked(from_text(row.at), tell.where(found.spec, row.key), row.severity, bool(row.fired), row.reason)
+        for row in reversed(past)
+    ]
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A forecast beside what happened before it.
+
+    Attributes:
+        actuals: label and value of the newest periods, oldest first.
+        unsaid: why there is no forecast, or why nothing of the past is drawn; empty otherwise.
+    """
+
+    forecast: Forecast | None
+    actuals: tuple[tuple[str, float], ...] = ()
+    unsaid: str = ""
+
+
+def ahead(opened: Opened, model: str, partition: Mapping[str, Any], periods: int = 48) -> Ahead:
+    """Return the forecast of a partition or rollup and the actuals of the periods before.
+
+    The rows below a rollup of a large dataset are not read for it: they would take longer than anybody waits.
+
+    Raises:
+        NotFound: a name is no dimension, or the model declares no such rollup.
+    """
+    try:
+        found = Forecasts(opened.store, opened.artifacts, model, opened.inline).read(partition)
+    except NoModelYet as error:
+        return Ahead(None, unsaid=str(error))
+    with opened.store.read() as tx:
+        spec = models.by_name(tx, model).spec
+        dataset = datasets.by_name(tx, spec.source)
+    if dataset is None:
+        return Ahead(found, unsaid="its rows are in a file, which is not read for a picture")
+    if dataset.rows > _MOST_ROWS and set(partition) != set(spec.dimensions):
+        return Ahead(found, unsaid=f"{dataset.rows:,} rows are too many to be read for a picture")
+    try:
+        labels, values = forecast.actuals(opened, model, partition)
+    except EvertrainError as error:
+        return Ahead(found, unsaid=reason_of(error))
+    known = [(at, value) for at, value in zip(labels, values, strict=True) if value == value]
+    return Ahead(found, tuple(known[-periods:]))
+
+
+def named(opened: Opened, model: str, given: Mapping[str, str]) -> KeyText | None:
+    """Return the partition that texts name, such as those of an address: "3" is the number where that is a partition.
+
+    None where nothing is named.
+
+    Raises:
+        NotFound: no such model, or no such partition of it.
+    """
+    with opened.store.read() as tx:
+        found = models.by_name(tx, model)
+        wanted = {name: given[name] for name in found.spec.dimensions if name in given}
+        if not wanted:
+            return None
+        # Eight dimensions of four readings each would be too many keys to ask for.
+        combined = itertools.islice(itertools.product(*(_readings(text) for text in wanted.values())), 256)
+        tried = [encode(dict(zip(wanted, one, strict=True)), found.spec.dimensions) for one in combined]
+        there = champions.known_keys(tx, found.id, tried)
+    key = next((one for one in tried if one in there), None)
+    if key is None:
+        said = ", ".join(f"{name}={text}" for name, text in wanted.items())
+        raise NotFound(f"{model} has no partition {said}; the search box on its page finds those that it has")
+    return key
+
+
+def _readings(text: str) -> list[Value]:
+    """Return what a text may stand for: itself, then the number, the truth value or the missing value it writes."""
+    found: list[Value] = [text]
+    if text in ("", "None"):
+        found.append(None)
+    with contextlib.suppress(ValueError):
+        plain = json.loads(text)
+        if isinstance(plain, bool | int) or (isinstance(plain, float) and math.isfinite(plain)):
+            found.append(plain)
+    return found
+
+
+def declaration(opened: Opened, model: str) -> ModelSpec:
+    """Return a model's effective declaration.
+
+    Raises:
+        NotFound: no such model.
+    """
+    with opened.store.read() as tx:
+        return models.by_name(tx, model).spec
