@@ -16,6 +16,7 @@ from fastapi import APIRouter
 from evertrain.clock import Clock
 from evertrain.control.opened import Opened, open_project
 from evertrain.server import app
+from evertrain.server.access import Access
 from evertrain.server.guard import Guard
 from evertrain.server.service import Options, Service
 from evertrain.store.connect import Store
@@ -117,11 +118,12 @@ def wired(
     served: Service, runner: asyncio.Runner, routers: Sequence[APIRouter] = (), **options: Any
 ) -> Iterator[tuple[Guard, Wire]]:
     """Yield the real application of a service and a client on this machine."""
+    served.access = Access(served.opened.store, served.access.local)  # one that has seen nobody yet
     guard = app.create(served, routers)
     try:
         yield guard, Wire(guard, runner, **options)
     finally:
-        guard.close()
+        served.access.close()
 
 
 def kept(store: Store) -> dict[str, list[tuple[Any, ...]]]:

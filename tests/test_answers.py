@@ -78,8 +78,8 @@ class Client:
 
     def __init__(self, project):
         self.project, self.reads = project, []
-        self.app = create(Service(project.opened, Options(loop=False))).app  # behind the guard
-        self.app._on_read = lambda model, age_s: self.reads.append((model, age_s))
+        self.app = create(Service(project.opened, Options(loop=False))).app
+        self.app._on_read = lambda model, **facts: self.reads.append((model, facts))
         self.loop = asyncio.new_event_loop()
 
     async def asked(self, model="kg", given=None, *, method="GET", headers=None, query=None, **partition):
@@ -302,11 +302,11 @@ def test_behind_and_stale_stay_true_without_a_new_fit(client, elsewhere):
     elsewhere.dataset("harvests", key="id", time="day").edit({"id": "Avocado-2-7", "kg": 7.0})
     with elsewhere.opened.store.write() as tx:
         watch.apply_versions(tx, elsewhere.spec, "harvests")
+    time.sleep(answers._LIFE_S)
+    assert client.get(**PLACE).json == {**before, "behind": True}
     client.project.opened.store.clock.advance(hours=49)
     time.sleep(answers._LIFE_S)
-    after = client.get(**PLACE).json
-    assert (after["behind"], after["stale"]) == (True, 2)
-    assert after["mean"] == before["mean"]
+    assert client.get(**PLACE).json == {**before, "behind": True, "stale": 2}
 
 
 def test_a_slow_look_never_brings_back_what_was_replaced(client, monkeypatch):
@@ -402,7 +402,9 @@ def test_reads_are_counted_with_the_age_of_what_they_got(client):
     etag = client.get(**PLACE).headers["etag"]
     client.get(**PLACE, headers={"if-none-match": etag})
     client.get("other")
-    assert client.reads == [("kg", 600.0)] * 3
+    client.get(fruit="Chico", town=99)
+    own, rollup = ({"answer": one, "behind": False, "age_s": 600.0} for one in ("own", "rollup"))
+    assert client.reads == [("kg", own)] * 3 + [("kg", rollup)]
 
 
 def test_everything_else_is_left_to_the_application_behind(client):
@@ -411,7 +413,7 @@ def test_everything_else_is_left_to_the_application_behind(client):
 
 
 def test_it_is_described_for_clients(client):
-    described = client.app._behind.openapi()["paths"]["/api/v1/models/{name}/forecast"]["get"]
+    described = client.app.behind.openapi()["paths"]["/api/v1/models/{name}/forecast"]["get"]
     assert {one["name"] for one in described["parameters"]} == {"name", "h", "level", "partition", "If-None-Match"}
     schema = described["responses"]["200"]["content"]["application/json"]["schema"]
     assert set(client.get(**PLACE).json) - {"lo-80", "hi-80", "lo-95", "hi-95"} == set(schema["required"])

@@ -27,7 +27,7 @@ from evertrain.events import Kind
 from evertrain.server import limits
 from evertrain.server.access import Access
 from evertrain.server.guard import Guard
-from evertrain.server.protection import PROTECTION
+from evertrain.server.problems import PROTECTION
 from evertrain.server.rights import PUBLIC, RIGHTS, UPLOADS
 from evertrain.server.service import Options, Service
 from evertrain.store import log

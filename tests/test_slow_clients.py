@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from evertrain.server.protection import PROTECTION
+from evertrain.server.problems import PROTECTION
 
 from .process_kit import until
 

@@ -70,17 +70,20 @@ class _Kept:
 
     def __post_init__(self) -> None:
         self.trained = self.stored.trained_at.timestamp()
+        self.by = "own" if self.stored.answering == self.stored.key else "rollup"
+        self.behind = bool(self.stored.row.behind)
 
 
 class Answers:
     """ASGI: answers `GET /api/v1/models/{name}/forecast` itself and leaves everything else to the application behind.
 
     Args:
-        on_read: called for every answer, with the model and the age of the fit that answered, in seconds.
+        on_read: called for every answer: the model; `answer`, "own" or "rollup"; `behind`; and `age_s`, since what
+            answered was trained.
     """
 
-    def __init__(self, behind: ASGIApp, opened: Opened, on_read: Callable[[str, float], None] | None = None) -> None:
-        self._behind, self._opened, self._on_read = behind, opened, on_read
+    def __init__(self, behind: ASGIApp, opened: Opened, on_read: Callable[..., None] | None = None) -> None:
+        self.behind, self._opened, self._on_read = behind, opened, on_read
         self._questions: dict[tuple[str, bytes], _Question] = {}
         self._kept: dict[_Place, _Kept] = {}
         self._size = 0
@@ -104,7 +107,7 @@ class Answers:
             and scope["type"] == "http"
             and scope["method"] in ("GET", "HEAD")
         ):
-            await self._behind(scope, receive, send)
+            await self.behind(scope, receive, send)
             return
         try:
             question = self._questions.get((path, scope["query_string"])) or self._read(path, scope["query_string"])
@@ -124,7 +127,8 @@ class Answers:
         await send({"type": "http.response.start", "status": 304 if same else 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if same else answer.body})
         if self._on_read is not None:
-            self._on_read(question.place[0], self._opened.store.clock.now().timestamp() - kept.trained)
+            age_s = self._opened.store.clock.now().timestamp() - kept.trained
+            self._on_read(question.place[0], answer=kept.by, behind=kept.behind, age_s=age_s)
 
     def _read(self, path: str, query: bytes) -> _Question:
         """Return what an address asks for.

@@ -17,17 +17,28 @@ from starlette.exceptions import HTTPException
 
 from evertrain import __version__, dashboard, errors
 from evertrain.server import answers
-from evertrain.server.access import Access
 from evertrain.server.guard import Guard
-from evertrain.server.routes import access, health, live, pages
+from evertrain.server.routes import (
+    access,
+    decisions,
+    docs,
+    events,
+    health,
+    live,
+    models,
+    pages,
+    runs,
+    schedules,
+    status,
+)
 from evertrain.server.service import Service
-from evertrain.store.tokens import Caller, Role
 
 logger = logging.getLogger("evertrain")
 
 # The first row that fits answers. Whatever is not in here is our own mistake: 500, and the log has the rest.
 STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (errors.NotFound, 404),
+    (errors.QueueFull, 429),
     (errors.Conflict, 409),
     (errors.ConfigError, 422),
     (errors.DataError, 422),
@@ -73,7 +84,7 @@ def of_error(error: Exception) -> JSONResponse:
 
 
 def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence[Traversable] = ()) -> Guard:
-    """Return the application of a service behind its guard, which is to be closed in the end.
+    """Return the application of a service, behind its guard.
 
     Args:
         routers: mounted beside its own.
@@ -123,9 +134,7 @@ def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, ours)
     app.state.answers = answers.Answers(app, service.opened)
-    local = None if service.options.needs_token else Caller(service.opened.store.actor, Role.ADMIN)
-    app.state.access = Access(service.opened.store, local)
-    return Guard(app.state.answers, app.state.access, service.options)
+    return Guard(app.state.answers, service.access, service.options)
 
 
 def as_page(request: Request, answer: Response, detail: str) -> Response:
@@ -144,4 +153,5 @@ def as_page(request: Request, answer: Response, detail: str) -> Response:
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    return (health.router, access.router, answers.router, live.router)
+    modules = (health, status, access, models, runs, schedules, decisions, events, answers, live, docs)
+    return tuple(one.router for one in modules)

@@ -21,7 +21,7 @@ from evertrain.partitions import printable
 from evertrain.server import limits, rights
 from evertrain.server.access import SESSION, Access
 from evertrain.server.limits import Body, Cut, Limiter
-from evertrain.server.protection import PROTECTION, Headers, problem
+from evertrain.server.problems import PROTECTION, Headers, problem
 from evertrain.server.rights import PUBLIC, Route
 from evertrain.server.service import Options
 from evertrain.store.tokens import Caller, Role
@@ -69,7 +69,7 @@ class NotForYou(Refused):
 
 
 class Guard:
-    """Stands before an application; `close` it in the end.
+    """Stands before an application.
 
     Attributes:
         refused: how many requests were answered by the guard itself, by status.
@@ -88,9 +88,6 @@ class Guard:
         self._origins = frozenset(_origin(one) for one in options.cors_origins)
         self._writes = Limiter(limits.WRITES_A_MINUTE)
         self._cookie = cookie_name(options)
-
-    def close(self) -> None:
-        self.access.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from evertrain.server.limits import HEAD_BYTES
-from evertrain.server.protection import raw
+from evertrain.server.problems import raw
 
 HEAD_S = 10.0
 CONNECTIONS = 8_000

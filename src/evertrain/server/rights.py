@@ -26,7 +26,7 @@ _READ = """
     models/{name}/forecast forecasts/events runs runs/{id} runs/{id}/items runs/{id}/events openapi.json
 """
 
-# (method, template) -> who may; a parameter is in braces, `{path:path}` stands for all that follows.
+# (method, template) -> who may; a parameter is in braces.
 RIGHTS: dict[tuple[str, str], Role | Access] = {
     ("GET", "/health"): PUBLIC,
     ("GET", "/ready"): PUBLIC,

@@ -19,6 +19,7 @@ from evertrain.control.opened import Opened
 from evertrain.control.work import LOOP_ROLE, loop_alive
 from evertrain.errors import ConfigError, Conflict
 from evertrain.loop import Loop
+from evertrain.server.access import Access
 from evertrain.server.streams import Streams
 from evertrain.serving import Predictor
 from evertrain.store import leases, models, tokens
@@ -107,6 +108,8 @@ class Service:
 
     def __init__(self, opened: Opened, options: Options | None = None) -> None:
         self.opened, self.options = opened, options or Options()
+        local = None if self.options.needs_token else tokens.Caller(opened.store.actor, tokens.Role.ADMIN)
+        self.access = Access(opened.store, local)
         self.stopping = threading.Event()
         self.started_at = time.monotonic()
         self._loop: Loop | None = None
@@ -235,4 +238,5 @@ class Service:
         self.wait_for_loop(self.opened.settings.drain_s + 20)
         for recorder in self._recorders:
             recorder.close()
+        self.access.close()
         self.opened.close()

@@ -205,8 +205,7 @@ class Streams:
 
     def still_good(self, caller: tokens.Caller | None) -> bool:
         """Return whether a caller's token may still be used."""
-        access = getattr(self.service, "access", None)
-        return True if access is None or caller is None else bool(access.still_good(caller))
+        return caller is None or self.service.access.still_good(caller)
 
 
 def _is_loopback(peer: str) -> bool:

@@ -72,14 +72,15 @@ def outlived(tx: Tx, model_id: int, since: datetime) -> list[KeyText]:
     return [KeyText(row.key) for row in rows]
 
 
-def with_news(tx: Tx, model_id: int, limit: int) -> Sequence[Record]:
+def with_news(tx: Tx, model_id: int, limit: int, *, even_if_due: bool = False) -> Sequence[Record]:
     """Return partitions that hold other rows than their champion was trained on and are not due already."""
     return tx.rows(
         "SELECT p.* FROM partitions p JOIN models m ON m.id = p.model_id WHERE p.model_id = :model"
         " AND p.state = 'live' AND p.champion_id IS NOT NULL AND p.seen IS NOT p.champion_input"
-        " AND max(p.wanted, m.wanted) <= p.considered ORDER BY p.id LIMIT :limit",
+        " AND (:even_if_due OR max(p.wanted, m.wanted) <= p.considered) ORDER BY p.id LIMIT :limit",
         model=model_id,
         limit=limit,
+        even_if_due=int(even_if_due),
     )
 
 

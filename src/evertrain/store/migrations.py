@@ -368,9 +368,36 @@ def _add_browsing(tx: Tx) -> None:
         tx.run(statement)
 
 
+# Jobs that wait for a drop of a score have no next moment. A NOT NULL cannot be taken back in place, so both tables are
+# made anew, the one that points before the one it points to is dropped.
+_JOBS = """
+CREATE TABLE schedules_new(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, model_id INTEGER NOT NULL REFERENCES models(id), rule TEXT NOT NULL,
+  origin TEXT NOT NULL CHECK(origin IN ('declared', 'added')), min_samples INTEGER, next_at TEXT, last_at TEXT,
+  removed_at TEXT);
+INSERT INTO schedules_new(id, model_id, rule, origin, next_at, last_at, removed_at)
+  SELECT id, model_id, rule, origin, next_at, last_at, removed_at FROM schedules;
+CREATE TABLE slots_new(schedule_id INTEGER NOT NULL REFERENCES schedules_new(id), slot_at TEXT NOT NULL,
+  fired_at TEXT NOT NULL, skipped INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(schedule_id, slot_at)) WITHOUT ROWID;
+INSERT INTO slots_new SELECT schedule_id, slot_at, fired_at, skipped FROM slots;
+DROP TABLE slots;
+DROP TABLE schedules;
+ALTER TABLE schedules_new RENAME TO schedules;
+ALTER TABLE slots_new RENAME TO slots;
+CREATE INDEX schedules_next ON schedules(next_at) WHERE removed_at IS NULL
+"""
+
+
+def _add_jobs(tx: Tx) -> None:
+    for statement in _JOBS.split(";"):
+        tx.run(statement)
+    tx.run("DROP VIEW model_retraining_events")
+    tx.run(views.retraining_events())
+
+
 MIGRATIONS: tuple[Callable[[Tx], None], ...] = (
     _create, _add_datasets, _add_counters, _add_delays, _count_runs, _add_forecasts, _allow_erase,
-    _add_evaluations, _add_retraining_events, _add_access, _add_browsing, figures.add_columns,
+    _add_evaluations, _add_retraining_events, _add_access, figures.add_columns, _add_browsing, _add_jobs,
 )  # fmt: skip
 
 

@@ -492,6 +492,14 @@ def version_of_fit(tx: Tx, fit_id: int | None) -> Record | None:
     return tx.row("SELECT v.* FROM fits f JOIN versions v ON v.id = f.version_id WHERE f.id = :id", id=fit_id)
 
 
+def newest_of_cause(tx: Tx, model_id: int, cause: str) -> str | None:
+    """Return when the newest run of a model for a cause was asked for."""
+    found = tx.value(
+        "SELECT max(created_at) FROM runs WHERE model_id = :model AND cause = :cause", model=model_id, cause=cause
+    )
+    return str(found) if found else None
+
+
 def open_elsewhere(tx: Tx, cause: str, model_id: int) -> bool:
     """Return whether a run for this cause is open for another model."""
     return bool(

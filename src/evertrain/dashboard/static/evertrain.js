@@ -232,9 +232,11 @@
   }
   async function plan(dialog, button) {
     const form = $("form", dialog), box = $("[data-plan]", dialog), path = button.dataset.path;
-    form.dataset.api = `POST ${path}${form.dataset.tail}`;
+    form.dataset.api = `${form.dataset.api.split(" ")[0]} ${path}${form.dataset.tail}`;
     form.dataset.say = button.dataset.sayto;
-    $("[data-name]", dialog).textContent = button.dataset.model;
+    $("[data-name]", dialog).textContent = button.dataset.name || button.dataset.model;
+    if ($("[data-detail]", dialog)) $("[data-detail]", dialog).textContent = button.dataset.told;
+    if (!box) return;
     const key = button.dataset.partition ? JSON.parse(button.dataset.partition) : null;
     let input = $("[name=partitions]", form);
     if (input) input.remove();
@@ -345,7 +347,15 @@
       refresh(url, form.dataset.search);
     }, 250);
   });
+  function choose(form) {
+    const every = form.elements.every?.value;
+    for (const one of $$("[data-when]", form)) {
+      one.hidden = !one.dataset.when.split(" ").includes(every);
+      for (const field of $$("input, select", one)) { field.disabled = one.hidden; field.required = !one.hidden; }
+    }
+  }
   document.addEventListener("change", (event) => {
+    if (event.target.name === "every") choose(event.target.form);
     const form = event.target.closest("form[data-auto]");
     if (form) form.requestSubmit();
     if (event.target.matches(".drop input[type=file]") && event.target.files[0]) upload(event.target.closest(".drop"), event.target.files[0]);
@@ -360,6 +370,7 @@
   document.addEventListener("DOMContentLoaded", () => {
     times(document);
     setInterval(() => times(document), 30000);
+    $$("form").filter((form) => form.elements.every).forEach(choose);
     if (!sign()) return;
     listen();
     const run = $("[data-follow-run]");

@@ -32,7 +32,7 @@ async def login_form(request: Request) -> Response:
 async def log_in(request: Request) -> Response:
     """Begin a session for a token, and keep its secret in a cookie that no script can read."""
     service: Service = request.app.state.service
-    access: Access = request.app.state.access
+    access: Access = request.app.state.service.access
     if not service.options.needs_token:
         return RedirectResponse("/", 303)
     peer = request.client.host if request.client else "?"
@@ -57,7 +57,7 @@ async def log_in(request: Request) -> Response:
 async def log_out(request: Request) -> Response:
     """End the session of this browser."""
     service: Service = request.app.state.service
-    access: Access = request.app.state.access
+    access: Access = request.app.state.service.access
     name = cookie_name(service.options)
     secret = cookie(request.headers.get("cookie", "").encode("latin-1"), name)
     if secret:
@@ -100,7 +100,7 @@ async def create(request: Request, wanted: TokenWanted) -> dict[str, Any]:
 async def revoke(request: Request, id: int) -> dict[str, Any]:  # noqa: A002 - the name in the path
     """Revoke a token: it and the sessions begun with it are worth nothing from now on."""
     service: Service = request.app.state.service
-    access: Access = request.app.state.access
+    access: Access = request.app.state.service.access
     token = await service.call(use.revoke, service.opened, id, actor=request.state.caller.name)
     await service.call(access.look)
     return _told(token)
