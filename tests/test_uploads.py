@@ -63,7 +63,7 @@ def nothing_left(service):
 
 def _target(descriptor):
     try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
+        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
     except OSError:
         return ""
 
