@@ -47,6 +47,7 @@ _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, POST, DELETE"),
     (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"),
     (b"access-control-max-age", b"600"),
+    (b"cache-control", b"no-store"),
     (b"content-length", b"0"),
 ]
 _WHO = "show a token: `Authorization: Bearer evt_…`, or log in at /login; `evertrain token create` makes one"
@@ -108,7 +109,8 @@ class Guard:
         except Refused as refusal:
             self.refused[refusal.status] += 1
             # Nobody reads a body that was refused, however much of it is still to come.
-            headers = [*refusal.headers, *([_CLOSE] if _has_body(dict(scope["headers"])) else [])]
+            pending = _has_body(dict(scope["headers"])) and _CLOSE not in refusal.headers
+            headers = [*refusal.headers, *([_CLOSE] if pending else [])]
             if isinstance(refusal, NotForYou) and _is_page(scope, found):
                 own = dashboard.error_page(
                     refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail, refusal.caller
