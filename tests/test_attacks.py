@@ -10,8 +10,10 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -61,13 +63,23 @@ class Target:
     def __init__(self, served: Service, guard: Guard, wire: Wire) -> None:
         self.served, self.guard, self.wire = served, guard, wire
         self._before: object = None
+        self._watch = sqlite3.connect(served.opened.store.path)
+        self._commits = -1
 
     def remember(self) -> None:
-        self._before = self._state()
+        if self._commits != (commits := self._watched()):
+            self._before, self._commits = self._state(), commits
 
     def is_unharmed(self) -> None:
-        assert self._state() == self._before
+        if self._commits != self._watched():  # else nobody has written anything at all
+            assert self._state() == self._before
         assert self.wire("GET", "/health").status == 200
+
+    def close(self) -> None:
+        self._watch.close()
+
+    def _watched(self) -> int:
+        return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
 
     def _state(self) -> object:
         root = self.served.opened.home.root
@@ -94,7 +106,8 @@ def _served(root: Path, options: Options, runner: asyncio.Runner, routers: tuple
     served = Service(opened, options)
     try:
         with wired(served, runner, routers) as (guard, wire):
-            yield Target(served, guard, wire)
+            with closing(Target(served, guard, wire)) as found:
+                yield found
     finally:
         served.close()
 

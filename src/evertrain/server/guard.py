@@ -44,7 +44,7 @@ _ODD_PATH = re.compile(
 )
 _CLOSE = (b"connection", b"close")
 _PREFLIGHT: Headers = [
-    (b"access-control-allow-methods", b"GET, POST, DELETE"),
+    (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
     (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"),
     (b"access-control-max-age", b"600"),
     (b"cache-control", b"no-store"),

@@ -22,9 +22,10 @@ VIEWER, OPERATOR, ADMIN = Role.VIEWER, Role.OPERATOR, Role.ADMIN
 _PAGES = "/ /models/{name} /notifications /runs /runs/{id:int} /data /schedules /decisions /events /report"
 _READ = """
     status attention events events/live report decisions schedules datasets datasets/{name} datasets/{name}/batches
+    datasets/{name}/export datasets/{name}/reports/{report}
     models models/{name} models/{name}/versions models/{name}/champion models/{name}/activations
-    models/{name}/why models/{name}/partitions models/{name}/scores models/{name}/decisions models/{name}/plan models/{name}/config
-    models/{name}/forecast forecasts/events runs runs/{id:int} runs/{id:int}/items runs/{id:int}/events openapi.json
+    models/{name}/why models/{name}/partitions models/{name}/scores models/{name}/decisions models/{name}/plan
+    models/{name}/config models/{name}/forecast forecasts/events runs runs/{id:int} runs/{id:int}/items runs/{id:int}/events openapi.json
 """
 
 # (method, template) -> who may; a parameter is in braces, and one that counts things is a number of one spelling.
@@ -49,6 +50,8 @@ RIGHTS: dict[tuple[str, str], Role | Access] = {
     ("POST", "/api/v1/models/{name}/resume"): OPERATOR,
     ("POST", "/api/v1/datasets/{name}/batches"): OPERATOR,
     ("POST", "/api/v1/datasets/{name}/batches/{number:int}/undo"): OPERATOR,
+    ("PATCH", "/api/v1/datasets/{name}/rows"): OPERATOR,
+    ("DELETE", "/api/v1/datasets/{name}/rows"): OPERATOR,
     ("POST", "/api/v1/runs/{id:int}/cancel"): OPERATOR,
     ("POST", "/api/v1/runs/{id:int}/retry-failed"): OPERATOR,
     ("POST", "/api/v1/schedules"): OPERATOR,
