@@ -105,9 +105,8 @@ def _served(root: Path, options: Options, runner: asyncio.Runner, routers: tuple
     reload(opened)
     served = Service(opened, options)
     try:
-        with wired(served, runner, routers) as (guard, wire):
-            with closing(Target(served, guard, wire)) as found:
-                yield found
+        with wired(served, runner, routers) as (guard, wire), closing(Target(served, guard, wire)) as found:
+            yield found
     finally:
         served.close()
 
@@ -604,6 +603,46 @@ def test_ranges_cost_nothing(target, ranges):
 
     assert time.perf_counter() - began < 0.5
     assert (found.status, found.body) == (200, whole) or found.status == 416
+
+
+QUERIES = [
+    ("q", "(a+)+$" * 100), ("q", "%_" * 500), ("q", "*" * 100), ("q", "' OR 1=1 --"), ("q", '");DROP TABLE runs;--'), ("q", "\0"),
+    ("q", "$[?(@.x)]"), ("q", "\ud800"), ("sort", "id;DROP TABLE runs"), ("limit", "-1"), ("limit", str(10**9)), ("limit", "nan"),
+    ("limit", "1e3"), ("offset", str(10**18)), ("cursor", "AAAA"), ("cursor", "' OR 1=1"), ("cursor", "9" * 5000),
+    ("cursor", "eyJpZCI6IDl9"), ("model", "x' UNION SELECT 1 FROM tokens --"), ("run", str(2**63)), ("run", "-1"),
+    ("kind", "x"), ("state", "running' OR 'a'='a"), ("last", "99999999999d"), ("last", "-1d"), ("after", str(2**64)), ("h", str(10**9)),
+    ("h", "-1"), ("h", "nan"), ("level", "1e999"), ("partition", "{}"), ("__proto__", "x"), ("", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), QUERIES, ids=lambda one: ascii(one)[1:30])
+def test_a_query_is_data_and_quickly_answered(target, name, value):
+    """A-43, A-82: in every list and page; what it does not know it refuses, and what it takes is bound, not pasted."""
+    query = f"?{quote(name)}={quote(value, errors='replace')}"
+    for method, template in RIGHTS:
+        if method != "GET" or (method, template) in STREAMS:
+            continue
+        path = re.sub(r"\{\w+:int\}", "1", re.sub(r"\{\w+\}", "line", template))
+        began = time.perf_counter()
+        found = target.wire("GET", path + query)
+        assert time.perf_counter() - began < 1.0, path
+        assert found.status in (200, 204, 303, 404, 409, 422), (path, found)
+        assert b"sqlite" not in found.body.lower()
+        assert b"digest" not in found.body or path.startswith(("/api/v1/openapi", "/static/", "/api/docs"))
+        is_protected(found)
+    target.is_unharmed()
+
+
+def test_asking_a_hundred_times_is_asking_once(tmp_path, runner):
+    """A-81: however often one unit is asked for, it waits once."""
+    target = next(found := _served(tmp_path, Options(), runner, all_routers()))
+    statuses = {target.wire("POST", "/api/v1/models/line/retrain", body={"force": True}).status for _ in range(100)}
+    with target.served.opened.store.read() as tx:
+        waiting = tx.value("SELECT count(*) FROM items WHERE state = 'waiting'")
+    found.close()
+
+    assert statuses <= {200, 202, 409, 429}
+    assert waiting == 1
 
 
 # --- 3.7 tokens, and what reaches the log -------------------------------------------------------------------------------
