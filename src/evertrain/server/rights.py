@@ -22,7 +22,7 @@ _PAGES = "/ /models /models/{name} /runs /runs/{id} /data /schedules /decisions 
 _READ = """
     status attention events events/live report decisions schedules datasets datasets/{name} datasets/{name}/batches
     models models/{name} models/{name}/versions models/{name}/champion models/{name}/activations
-    models/{name}/partitions models/{name}/scores models/{name}/decisions models/{name}/plan models/{name}/config
+    models/{name}/partitions models/{name}/scores models/{name}/decisions models/{name}/why models/{name}/plan models/{name}/config
     models/{name}/forecast forecasts/events runs runs/{id} runs/{id}/items runs/{id}/events openapi.json
 """
 
