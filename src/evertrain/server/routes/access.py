@@ -14,11 +14,16 @@ from evertrain.control import access as use
 from evertrain.server.access import Access
 from evertrain.server.guard import cookie, cookie_name
 from evertrain.server.once import Route
-from evertrain.server.routes.common import API, PROBLEMS, Body
+from evertrain.server.routes.common import API, PROBLEMS, Body, TokenId, shown
 from evertrain.server.service import Options, Service
 from evertrain.store.tokens import SESSION, Role, Token
 
 _FORM_BYTES = 4096  # of a form that holds a token and nothing else
+
+_TOKEN = {
+    "id": 4, "name": "viewer-1", "role": "viewer", "ends": "x7Qk", "created_at": "2026-03-02T03:00:12.000000Z",
+    "created_by": "ana", "expires_at": "2026-05-31T03:00:12.000000Z", "revoked_at": None,
+}  # fmt: skip
 
 
 class _ShownOnce(Route):
@@ -91,14 +96,19 @@ class TokenWanted(Body):
     name: str | None = Field(None, max_length=64, description="for the log; else the role's, with a number")
 
 
-@tokens.get("", operation_id="listTokens")
+@tokens.get("", operation_id="list_tokens", responses=shown({"items": [_TOKEN], "next": None}))
 async def every(request: Request) -> dict[str, Any]:
     """List all tokens, also revoked and expired ones, without their secrets."""
     service: Service = request.app.state.service
     return {"items": [_told(one) for one in await service.call(use.every, service.opened)], "next": None}
 
 
-@tokens.post("", status_code=201, operation_id="createToken")
+@tokens.post(
+    "",
+    status_code=201,
+    operation_id="create_token",
+    responses=shown({**_TOKEN, "secret": "shown once"}, 201, "Created."),
+)
 async def create(request: Request, wanted: TokenWanted) -> dict[str, Any]:
     """Create a token; `secret` is shown in this answer and never again."""
     service: Service = request.app.state.service
@@ -109,8 +119,8 @@ async def create(request: Request, wanted: TokenWanted) -> dict[str, Any]:
     return {**_told(token), "secret": secret}
 
 
-@tokens.delete("/{id}", operation_id="revokeToken")
-async def revoke(request: Request, id: int) -> dict[str, Any]:  # noqa: A002 - the name in the path
+@tokens.delete("/{id}", operation_id="revoke_token", responses=shown(_TOKEN, text="Revoked."))
+async def revoke(request: Request, id: TokenId) -> dict[str, Any]:  # noqa: A002 - the name in the path
     """Revoke a token: it and the sessions begun with it are worth nothing from now on."""
     service: Service = request.app.state.service
     access: Access = request.app.state.service.access
