@@ -128,7 +128,7 @@ def table(*head: str) -> list[str]:
 
 def commands() -> Iterator[str]:
     from evertrain.cli.commands import app
-    from evertrain.cli.here import everywhere, schedule_app
+    from evertrain.cli.here import everywhere, schedule_app, token_app
 
     yield "## Commands\n"
     yield "Every command takes `--help`, and the program itself this, before the command:\n"
@@ -137,6 +137,8 @@ def commands() -> Iterator[str]:
         yield from command("evertrain", one)
     for one in schedule_app.registered_commands:
         yield from command("evertrain schedule", one)
+    for one in token_app.registered_commands:
+        yield from command("evertrain token", one)
 
 
 def command(before: str, registered: Any) -> Iterator[str]:

@@ -671,7 +671,7 @@ def test_looking_for_what_is_due_costs_what_is_due(world) -> None:
     looked = [line for line in asked if line.split()[:2] in (["SCAN", "p"], ["SEARCH", "p"])]
     by_model = [line for line in looked if "partitions_unplanned" not in line]
     assert len(looked) == 4
-    assert by_model == ["SEARCH p USING INDEX partitions_behind (model_id=?)"]  # whether a model has any at all
+    assert by_model == ["SEARCH p USING INDEX partitions_considered (model_id=?)"]  # whether a model has any at all
 
 
 def test_a_partition_that_fails_alone_brings_no_full_run(world) -> None:

@@ -113,7 +113,7 @@ def test_a_further_process_answers_and_is_replaced_when_it_dies(root):
     with serving(root, "--workers", "2", "--no-loop") as (process, address):
 
         def others() -> list[int]:
-            found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True)
+            found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
             return [int(one) for one in found.stdout.split()]
 
         (first,) = until(others, 20, "the further process")

@@ -7,11 +7,14 @@ the old or the new, never none and never a mixture. A partition without a champi
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -95,6 +98,68 @@ class Forecast:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What one look at the store found: the champion that answers for a partition, and what it forecast.
+
+    Attributes:
+        key, answering: what was asked for, and what answers; see `Forecast.answered_by`.
+        stale: see `Forecast.stale`.
+        leaves: of a rollup that is answered by their sum, the forecasts of its partitions.
+        mark: equal marks mean equal answers.
+    """
+
+    spec: ModelSpec
+    key: KeyText
+    answering: KeyText
+    row: Record
+    stale: int
+    leaves: tuple[Mapping[str, Any], ...]
+    mark: tuple[Any, ...]
+
+    @property
+    def version(self) -> str:
+        return f"{self.row.major}.{self.row.minor}.{self.row.patch}"
+
+    @property
+    def trained_at(self) -> datetime:
+        return from_text(self.row.trained_at)
+
+    def holds(self, h: int | None, level: Sequence[int] | None) -> bool:
+        """Return whether all that a question names is stored, so that no model has to be asked.
+
+        Raises:
+            ConfigError: `h` or `level` is none that a model could declare.
+        """
+        series = asked_for(self.spec, h, level)
+        return series.h <= len(self.whole.ds) and set(series.level) <= set(self.whole.level)
+
+    @cached_property
+    def whole(self) -> Forecast:
+        """Everything that is stored."""
+        spec, frame, series = self.spec, json.loads(self.row.frame), json.loads(self.row.signature)["series"]
+        fallback = series["fallback"] and f"the naive forecast: {series['fallback']}"
+        if self.answering != self.key:
+            by = f"{_name(spec, self.answering)} answers" + (f", by {fallback}" if fallback else "")
+            fallback = f"{_name(spec, self.key)} has no model of its own; {by}"
+        return Forecast(
+            spec.name,
+            _name(spec, self.key),
+            _name(spec, self.answering),
+            self.version,
+            frame.pop("ds"),
+            frame.pop("mean"),
+            frame,
+            series["freq"],
+            series["as_of"],
+            self.trained_at,
+            self.stale,
+            bool(self.row.behind),
+            fallback,
+            epoch=self.row.epoch,
+        )
+
+
 class Forecasts:
     """Reads the forecasts of one model; thread-safe, and light: neither the trainer's libraries nor its code."""
 
@@ -106,9 +171,11 @@ class Forecasts:
     @property
     def spec(self) -> ModelSpec:
         """The declaration, looked up at most a few times a second."""
-        return self._current().spec
+        return self.declared.spec
 
-    def _current(self) -> models.Model:
+    @property
+    def declared(self) -> models.Model:
+        """The model as the store knows it, likewise."""
         if self._found is None or time.monotonic() - self._looked >= _LOOK_S:
             with self.store.read() as tx:
                 self._found = models.by_name(tx, self.model)
@@ -142,10 +209,21 @@ class Forecasts:
             NotFound: a name is no dimension.
             ConfigError: `h` or `level` is none that a model could declare.
         """
-        found = self._current()
+        asked_for(self.spec, h, level)
+        return self.answer(self.look(partition or {}, exactly=exactly), h, level)
+
+    def look(self, partition: Mapping[str, Any], *, exactly: bool = False, known: Stored | None = None) -> Stored:
+        """Return what answers for a partition or rollup now: champion and forecast, of one moment of the store.
+
+        Args:
+            known: what was found last time; returned again where the store holds nothing else since.
+
+        Raises:
+            NoModelYet, NotFound: as of `read`.
+        """
+        found = self.declared
         spec = found.spec
-        series = asked_for(spec, h, level)
-        key = key_of(spec, partition or {})
+        key = key_of(spec, partition)
         wanted = [key] if exactly else [key, *fallbacks(decode(key), spec.dimensions, spec.levels)]
         with self.store.read() as tx:
             rows, now = registry.served_forecasts(tx, self.model, wanted), tx.now
@@ -153,16 +231,24 @@ class Forecasts:
             if answering is None:
                 _check_level(spec, key)
                 raise NoModelYet(registry.no_model_yet(tx, found.id, spec, key))
-            if series.reconcile == "bottom_up" and not rows[answering].leaf:
-                found_below = registry.leaf_forecasts(tx, self.model, answering)
-                leaves = [_frame_of(row, rows[answering]) for row in found_below]
-            else:
-                leaves = []
-        row = rows[answering]
-        answer = _answer(spec, key, answering, row, now)
-        if series.h > len(answer.ds) or not set(series.level) <= set(answer.level):
+            row = rows[answering]
+            stale = stale_periods(json.loads(row.signature)["series"], now)
+            summed_up = spec.series is not None and spec.series.reconcile == "bottom_up" and not row.leaf
+            # Of a sum every champion counts, and the counter tells whether there is a new one.
+            epoch = tx.counter("epoch") if summed_up else row.epoch
+            mark = (spec, key, answering, row.fit, epoch, bool(row.behind), stale)
+            if known is not None and known.mark == mark:
+                return known
+            leaves = registry.leaf_forecasts(tx, self.model, answering) if summed_up else ()
+        return Stored(spec, key, answering, row, stale, tuple(_frame_of(leaf, row) for leaf in leaves), mark)
+
+    def answer(self, stored: Stored, h: int | None = None, level: Sequence[int] | None = None) -> Forecast:
+        """Return the forecast that a look found, of so many periods and with these intervals; see `read`."""
+        series = asked_for(stored.spec, h, level)
+        answer = stored.whole
+        if not stored.holds(h, level):
             try:
-                answer = self._asked_anew(answer, row.fit, max(series.h, len(answer.ds)), series.level)
+                answer = self._asked_anew(answer, stored.row.fit, max(series.h, len(answer.ds)), series.level)
             except EvertrainError as error:
                 if h is not None or level is not None:
                     raise
@@ -170,7 +256,7 @@ class Forecasts:
                 answer = replace(answer, note=f"as it was stored: {error}")
                 series = replace(series, level=tuple(one for one in series.level if one in answer.level))
         answer = answer.only(series.h, series.level)
-        return summed(answer, leaves) if leaves else answer
+        return summed(answer, stored.leaves) if stored.leaves else answer
 
     def _asked_anew(self, answer: Forecast, number: int, h: int, level: Sequence[int]) -> Forecast:
         """Return the same champion's forecast of more periods, or with other intervals, than are stored."""
@@ -193,7 +279,7 @@ class Forecasts:
 
     def coherence(self) -> list[Coherence]:
         """Return how far the partitions' forecasts add up to each rollup's own, largest gap first."""
-        found = self._current()
+        found = self.declared
         with self.store.read() as tx:
             leaves = registry.leaf_forecasts(tx, self.model)
             keys = closure([KeyText(row.key) for row in leaves], found.spec.dimensions, found.spec.levels)
@@ -250,6 +336,26 @@ def key_of(spec: ModelSpec, partition: Mapping[str, Any]) -> KeyText:
         raise NotFound(f"{spec.name}: {error}") from None
 
 
+def typed(model: models.Model, values: Mapping[str, str]) -> dict[str, Any]:
+    """Return values by dimension that came as text, such as those of an address, as the columns hold them.
+
+    Nothing at all is a missing value. What is not of its column's type stays text: no partition has it.
+    """
+    columns = (model.extract or {}).get("columns", {})
+    return {name: _of_type(columns.get(name), text) for name, text in values.items()}
+
+
+def _of_type(kind: str | None, text: str) -> str | int | float | bool | None:
+    if not text:
+        return None
+    with suppress(ValueError):
+        if kind == "integer":
+            return int(text)
+        if kind == "number" and math.isfinite(found := float(text)):
+            return found
+    return text.lower() == "true" if kind == "boolean" and text.lower() in ("true", "false") else text
+
+
 def _check_level(spec: ModelSpec, key: KeyText) -> None:
     """Raise `NotFound` for a rollup that the model does not declare."""
     kept = set(decode(key))
@@ -262,30 +368,6 @@ def _check_level(spec: ModelSpec, key: KeyText) -> None:
 
 def _name(spec: ModelSpec, key: KeyText) -> str:
     return label(decode(key), spec.dimensions, spec.overall) if spec.partition_by else spec.name
-
-
-def _answer(spec: ModelSpec, key: KeyText, answering: KeyText, row: Record, now: datetime) -> Forecast:
-    frame, series = json.loads(row.frame), json.loads(row.signature)["series"]
-    fallback = series["fallback"] and f"the naive forecast: {series['fallback']}"
-    if answering != key:
-        by = f"{_name(spec, answering)} answers" + (f", by {fallback}" if fallback else "")
-        fallback = f"{_name(spec, key)} has no model of its own; {by}"
-    return Forecast(
-        spec.name,
-        _name(spec, key),
-        _name(spec, answering),
-        f"{row.major}.{row.minor}.{row.patch}",
-        frame.pop("ds"),
-        frame.pop("mean"),
-        frame,
-        series["freq"],
-        series["as_of"],
-        from_text(row.trained_at),
-        stale_periods(series, now),
-        bool(row.behind),
-        fallback,
-        epoch=row.epoch,
-    )
 
 
 # --- rollups and their partitions -------------------------------------------------------------------------------

@@ -343,6 +343,12 @@ def served_forecasts(tx: Tx, model: str, keys: Sequence[KeyText]) -> dict[KeyTex
     return {KeyText(row.key): row for row in tx.rows(f"{_SERVED} AND p.key IN :keys", model=model, keys=list(keys))}
 
 
+def serving_since(tx: Tx, partition_id: int) -> datetime | None:
+    """Return since when a partition's champion serves; None where it has none."""
+    at = tx.value("SELECT from_at FROM activations WHERE partition_id = :id AND until_at IS NULL", id=partition_id)
+    return from_text(at) if at else None
+
+
 def leaf_forecasts(tx: Tx, model: str, below: KeyText = WHOLE) -> Sequence[Record]:
     """Return the forecasts of the partitions below a rollup of a model, without those of rollups."""
     kept = decode(below).items()
@@ -626,20 +632,31 @@ def condemn(tx: Tx, model: str, fit: Fit, reason: str) -> Fit | None:
     return back
 
 
+def partitions_of(tx: Tx, fit_ids: Sequence[int]) -> Sequence[Record]:
+    """Return model, key and version of fits."""
+    return tx.rows(
+        "SELECT f.id, p.model_id, p.key, v.major, v.minor, v.patch FROM fits f JOIN partitions p ON p.id = f.partition_id"
+        " JOIN versions v ON v.id = f.version_id WHERE f.id IN :ids ORDER BY f.id",
+        ids=list(fit_ids),
+    )
+
+
 # --- history ----------------------------------------------------------------------------------------------------
 
 
-def versions(tx: Tx, model_id: int, limit: int = 20) -> Sequence[Record]:
+def versions(tx: Tx, model_id: int, limit: int = 20, before: int | None = None) -> Sequence[Record]:
     """Return the newest versions with what their items came to and how many partitions they serve."""
+    where, extra = ("", {}) if before is None else (" AND v.id < :before", {"before": before})
     return tx.rows(
         "SELECT v.id, v.major, v.minor, v.patch, v.created_at, v.run_id, r.cause, r.reason, r.actor, r.state, r.outcomes,"
-        " (SELECT count(*) FROM fits f WHERE f.version_id = v.id) AS fits,"
-        " (SELECT count(*) FROM partitions p JOIN fits f ON f.id = p.champion_id WHERE f.version_id = v.id) AS serving,"
+        " v.fits, v.serving,"
         " (SELECT f.verdict FROM fits f WHERE f.version_id = v.id ORDER BY f.id DESC LIMIT 1) AS verdict,"
         " (SELECT f.scores FROM fits f WHERE f.version_id = v.id ORDER BY f.id DESC LIMIT 1) AS scores"
-        " FROM versions v LEFT JOIN runs r ON r.id = v.run_id WHERE v.model_id = :model ORDER BY v.id DESC LIMIT :limit",
+        f" FROM versions v LEFT JOIN runs r ON r.id = v.run_id WHERE v.model_id = :model{where}"
+        " ORDER BY v.id DESC LIMIT :limit",
         model=model_id,
         limit=limit,
+        **extra,
     )
 
 
@@ -651,6 +668,48 @@ def served(tx: Tx, partition_id: int, at: datetime) -> Record | None:
         " AND (a.until_at IS NULL OR a.until_at > :at) ORDER BY a.id DESC LIMIT 1",
         partition=partition_id,
         at=to_text(at),
+    )
+
+
+def judged(tx: Tx, partition_id: int, limit: int, before: int | None = None) -> Sequence[Record]:
+    """Return the newest fits of a partition with their verdicts, how their items ended and whether they serve."""
+    where, extra = ("", {}) if before is None else (" AND f.id < :before", {"before": before})
+    return tx.rows(
+        "SELECT f.id, f.verdict, f.scores, f.rows, f.trained_at, v.run_id, v.major, v.minor, v.patch, i.state,"
+        " i.reason, i.cause, i.seconds, p.champion_id IS f.id AS serving FROM fits f JOIN versions v ON v.id = f.version_id"
+        f" JOIN partitions p ON p.id = f.partition_id LEFT JOIN items i ON i.id = f.id WHERE f.partition_id = :partition{where}"
+        " ORDER BY f.id DESC LIMIT :limit",
+        partition=partition_id,
+        limit=limit,
+        **extra,
+    )
+
+
+def activations(tx: Tx, partition_id: int, limit: int, before: int | None = None) -> Sequence[Record]:
+    """Return what served a partition, newest first: from when to when, by whom and why.
+
+    Each says in `back_to` which fit took its place, where that was an earlier one.
+    """
+    where, extra = ("", {}) if before is None else (" AND a.id < :before", {"before": before})
+    return tx.rows(
+        "SELECT a.*, v.major, v.minor, v.patch, (SELECT n.fit_id FROM activations n WHERE n.id = (SELECT min(id)"
+        " FROM activations WHERE partition_id = a.partition_id AND id > a.id) AND n.fit_id < a.fit_id) AS back_to"
+        " FROM activations a JOIN fits f ON f.id = a.fit_id JOIN versions v ON v.id = f.version_id"
+        f" WHERE a.partition_id = :partition{where} ORDER BY a.id DESC LIMIT :limit",
+        partition=partition_id,
+        limit=limit,
+        **extra,
+    )
+
+
+def served_fits(tx: Tx, partition_id: int, fits: Sequence[int]) -> Sequence[Record]:
+    """Return the activations of some fits of a partition, oldest first, each with which earlier fit took its place."""
+    return tx.rows(
+        "SELECT a.*, (SELECT n.fit_id FROM activations n WHERE n.id = (SELECT min(id) FROM activations"
+        " WHERE partition_id = a.partition_id AND id > a.id) AND n.fit_id < a.fit_id) AS back_to FROM activations a"
+        " WHERE a.partition_id = :partition AND a.fit_id IN (SELECT value FROM json_each(:fits)) ORDER BY a.id",
+        partition=partition_id,
+        fits=dump(list(fits)),
     )
 
 

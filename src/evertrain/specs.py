@@ -367,6 +367,20 @@ class Cause(StrEnum):
         """The champion learnt from data now known to be incomplete or wrong, or a person asked."""
         return self in (Cause.DECLARATION, Cause.MANUAL, Cause.DATA_CHANGE, Cause.UPLOAD)
 
+    @property
+    def trigger_type(self) -> str:
+        """The word of the metrics, of the view `model_retraining_events` and of other programs: one of TRIGGER_TYPES.
+
+        >>> Cause.DECLARATION.trigger_type
+        'manual'
+        """
+        # A first training, or one for another declaration, is there because a person wrote it.
+        return (Cause.MANUAL if self is Cause.DECLARATION else self).value
+
+
+TRIGGER_TYPES = ("schedule", "age", "data_change", "score_drop", "drift", "environment", "manual", "upload")
+"""Every value that `trigger_type` can have."""
+
 
 # --- sources ----------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """All commands: importing this module makes the app complete."""
 
 from evertrain.cli import (
+    access,
     asking,
     beginning,
     checking,
@@ -20,11 +21,12 @@ from evertrain.cli.here import app
 _ORDER = [
     "init", "serve", "start", "stop", "status", "attention", "history", "why", "what-if", "check", "report", "trigger", "plan",
     "runs", "versions", "rollback", "predict", "forecast", "observe", "actuals", "execute", "adopt", "ingest", "batches",
-    "undo", "erase", "export", "pause", "resume", "reload", "config", "schedule", "doctor", "gc", "backup", "restore",
+    "undo", "erase", "export", "pause", "resume", "reload", "config", "schedule", "token", "doctor", "gc", "backup", "restore",
 ]  # fmt: skip
 app.registered_commands.sort(key=lambda one: _ORDER.index(str(one.name or getattr(one.callback, "__name__", ""))))
 
 __all__ = [
+    "access",
     "app",
     "asking",
     "beginning",

@@ -20,6 +20,7 @@ from evertrain.executors.supervisor import Supervisor
 from evertrain.partitions import WHOLE, KeyText
 from evertrain.specs import encode
 from evertrain.store import demand, models
+from evertrain.store.connect import Record
 from evertrain.trainers.make import family
 
 # Loading a fit costs milliseconds to seconds; every digest is checked, and this many are loaded for a trial.
@@ -216,31 +217,31 @@ def versions(opened: Opened, model: str, limit: int = 20) -> list[dict[str, Any]
     with opened.store.read() as tx:
         found = models.by_name(tx, model)
         rows = registry.versions(tx, found.id, limit)
-    listed = []
-    for row in rows:
-        verdict, shown = json.loads(row.verdict or "{}"), json.loads(row.scores or "{}")
-        listed.append(
-            {
-                "version": f"{row.major}.{row.minor}.{row.patch}",
-                "created_at": row.created_at,
-                "run": row.run_id,
-                "cause": row.cause,
-                "reason": row.reason,
-                "actor": row.actor,
-                "state": "serving"
-                if row.serving
-                else "archived"
-                if json.loads(row.outcomes or "{}").get("promoted")
-                else str(row.state if row.state in ("queued", "running") else "refused" if row.fits else row.state),
-                "fits": row.fits,
-                "serving": row.serving,
-                "score": verdict.get("score"),
-                "value": verdict.get("challenger"),
-                "verdict": verdict.get("reason"),
-                "scores": shown.get("challenger"),
-            }
-        )
-    return listed
+    return [version(row) for row in rows]
+
+
+def version(row: Record) -> dict[str, Any]:
+    """Return what a version came to, of its row."""
+    verdict, shown = json.loads(row.verdict or "{}"), json.loads(row.scores or "{}")
+    return {
+        "version": f"{row.major}.{row.minor}.{row.patch}",
+        "created_at": row.created_at,
+        "run": row.run_id,
+        "cause": row.cause,
+        "reason": row.reason,
+        "actor": row.actor,
+        "state": "serving"
+        if row.serving
+        else "archived"
+        if json.loads(row.outcomes or "{}").get("promoted")
+        else str(row.state if row.state in ("queued", "running") else "refused" if row.fits else row.state),
+        "fits": row.fits,
+        "serving": row.serving,
+        "score": verdict.get("score"),
+        "value": verdict.get("challenger"),
+        "verdict": verdict.get("reason"),
+        "scores": shown.get("challenger"),
+    }
 
 
 def key_of(spec: Any, partition: Mapping[str, Any] | None) -> KeyText:

@@ -16,7 +16,7 @@ from evertrain.control.opened import Opened
 from evertrain.errors import ConfigError
 from evertrain.events import Kind
 from evertrain.scores import format_score
-from evertrain.specs import Cause, parse_duration
+from evertrain.specs import TRIGGER_TYPES, Cause, parse_duration
 from evertrain.states import ItemState
 from evertrain.store import champions, figures, models
 from evertrain.store.connect import Record, Tx
@@ -26,10 +26,6 @@ _WORSE, _NOTABLE, _TAKE_BACK = 0.0, 10.0, -5.0
 _SHOWN = 50
 _LONGEST = timedelta(days=36_500)
 
-# Why a model is trained, as reports and metrics name it. Who declares a model, or changes what it is declared to be,
-# asks for its training: that is "manual".
-TRIGGER_TYPES = tuple(cause.value for cause in Cause if cause is not Cause.DECLARATION)
-
 VERDICTS = {
     ItemState.PROMOTED: "promoted", ItemState.REJECTED: "refused", ItemState.FAILED: "failed", ItemState.DEAD: "failed",
     ItemState.SKIPPED: "skipped", ItemState.CANCELLED: "cancelled", ItemState.SUPERSEDED: "superseded",
@@ -38,12 +34,12 @@ VERDICTS = {
 
 
 def trigger_type(cause: str) -> str:
-    """Return the trigger type of a cause, one of `TRIGGER_TYPES`.
+    """Return the trigger type of a cause, one of `specs.TRIGGER_TYPES`.
 
     >>> trigger_type("drift"), trigger_type("declaration")
     ('drift', 'manual')
     """
-    return Cause.MANUAL.value if cause == Cause.DECLARATION else cause
+    return Cause(cause).trigger_type
 
 
 @dataclass(frozen=True)

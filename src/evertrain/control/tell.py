@@ -33,7 +33,7 @@ class ModelStatus:
         score, value, change: the deciding score, its value for the widest champion, and how much better it was than
             the champion before, in per cent.
         rows, min_rows: usable rows at the last read, and how many a training needs.
-        decision: the last answer of any trigger, in words.
+        decision, decided_by: the last answer of any trigger in words, and which of them gave it.
         held, held_until: how many trainings wait for the end of a blackout window, and when that is.
     """
 
@@ -59,6 +59,7 @@ class ModelStatus:
     problem: str | None
     held: int = 0
     held_until: datetime | None = None
+    decided_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,15 @@ def status(opened: Opened) -> Status:
             models.is_paused(tx),
             counts.get("waiting", 0),
             counts.get("running", 0),
-            [_model_status(tx, project, model, waiting) for model in models.every(tx)],
+            [model_status(tx, project, model, waiting) for model in models.every(tx)],
             tx.counter("fallbacks"),
         )
 
 
-def _model_status(
+def model_status(
     tx: Tx, project: ProjectSpec, model: models.Model, held: Mapping[int, tuple[int, datetime]]
 ) -> ModelStatus:
+    """Return how one model stands; `held` are the trainings that blackouts hold back, by model."""
     spec, counted = model.spec, demand.counts(tx, model.id)
     widest = champions.widest(tx, model.id)
     fit = registry.fits(tx, [widest.champion_id]).get(widest.champion_id) if widest and widest.champion_id else None
@@ -142,6 +144,7 @@ def _model_status(
         problem=source.problem if source else None,
         held=waiting,
         held_until=until,
+        decided_by=last.cause if last else None,
     )
 
 
@@ -338,8 +341,8 @@ def run_list(opened: Opened, model: str | None = None, limit: int = 20) -> list[
     found = history(opened, model, limit)
     with opened.store.read() as tx:
         for one in found:
-            counts = runs.outcomes_of(tx, one["run"])
-            one["counts"] = {str(state): number for state, number in counts.items()}
+            counts = runs.counts_of(tx, runs.run_row(tx, one["run"]))
+            one["counts"] = counts
             one["done"] = sum(number for state, number in counts.items() if state not in ("waiting", "running"))
     return found
 
@@ -355,7 +358,7 @@ def run_detail(opened: Opened, run_id: int, limit: int = 100) -> dict[str, Any]:
         spec = models.by_id(tx, row.model_id).spec
         listed = runs.items_of(tx, run_id, limit)
         past = _past(tx, row)
-        past["counts"] = {str(state): number for state, number in runs.outcomes_of(tx, run_id).items()}
+        past["counts"] = runs.counts_of(tx, row)
     past["items"] = [
         {
             "item": one.id,
@@ -377,15 +380,13 @@ def run_detail(opened: Opened, run_id: int, limit: int = 100) -> dict[str, Any]:
 
 def schedule_list(opened: Opened) -> list[dict[str, Any]]:
     """Return the active schedules with their next moment and where they come from."""
-    from evertrain import calendar
-
     zone = zone_of(opened.project())
     with opened.store.read() as tx:
         return [
             {
                 "schedule": row.id,
                 "model": row.model,
-                "rule": calendar.words(schedules.rule_of(row), zone),
+                "rule": schedules.words(schedules.rule_of(row), zone),
                 "next_at": row.next_at,
                 "last_at": row.last_at,
                 "origin": row.origin,

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from evertrain import registry, triggers, watch
-from evertrain.control import accuracy, drift
+from evertrain.control import accuracy, drift, jobs
 from evertrain.control.ask import plan_all
 from evertrain.control.opened import Opened, zone_of
 from evertrain.drift.signal import Severity
@@ -22,7 +22,7 @@ from evertrain.errors import StoreError
 from evertrain.executors.jobs import Lost, Message
 from evertrain.executors.supervisor import Supervisor
 from evertrain.forecasting import parse_freq
-from evertrain.partitions import KeyText, decode, label
+from evertrain.partitions import KeyText
 from evertrain.specs import Auto, Cause, DataChange, Dataset, Drift, Environment, MaxAge, ProjectSpec, ScoreDrop
 from evertrain.states import ItemState
 from evertrain.store import champions, decisions, demand, models, runs, schedules, sources
@@ -114,14 +114,9 @@ def _fire_schedules(opened: Opened, project: ProjectSpec) -> None:
             current = schedules.active(tx, row.id)
             if current is None or current.next_at != row.next_at:
                 continue  # another process took it between the two transactions
-            fired = schedules.fire(tx, current, zone_of(project))
-            if fired is None or _acts(project, model) is Auto.OFF:
-                continue
-            slot, skipped = fired
-            decision = triggers.on_schedule(
-                schedules.rule_of(current), f"schedule:{row.id}", zone_of(project), slot, skipped, tx.now
-            )
-            _follow(tx, project, model, decision)
+            decision = jobs.fire(tx, model, current, zone_of(project))
+            if decision is not None and _acts(project, model) is not Auto.OFF:
+                _follow(tx, project, model, decision)
 
 
 # --- sources ----------------------------------------------------------------------------------------------------
@@ -216,9 +211,28 @@ def _ages(tx: Tx, model: models.Model, trigger: MaxAge) -> triggers.Ages:
 # --- score ------------------------------------------------------------------------------------------------------
 
 
+def _score_drops(opened: Opened, project: ProjectSpec) -> list[tuple[models.Model, ScoreDrop]]:
+    """Return each model that may act with one drop of each score: of those declared and added, the smallest.
+
+    Whatever a larger one would fire for has fired it before: asking the same champion twice would train it twice.
+    """
+    found = _with_trigger(opened, project, ScoreDrop)
+    with opened.store.read() as tx:
+        for row in schedules.waiting(tx):
+            model = models.by_id(tx, row.model_id)
+            if not jobs.too_few(model, row) and _acts(project, model) is not Auto.OFF:
+                found.append((model, jobs.drop_of(row)))
+    strict: dict[tuple[int, str | None], tuple[models.Model, ScoreDrop]] = {}
+    for model, trigger in found:
+        known = strict.get((model.id, trigger.score))
+        if known is None or trigger.threshold < known[1].threshold:
+            strict[model.id, trigger.score] = (model, trigger)
+    return list(strict.values())
+
+
 def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memory: Memory) -> None:
     """Ask champions how they do on rows newer than their training, where there are such rows."""
-    for model, trigger in _with_trigger(opened, project, ScoreDrop):
+    for model, trigger in _score_drops(opened, project):
         if model.spec.series:  # a whole horizon is all that a forecast ever says
             trigger = replace(trigger, min_rows=min(trigger.min_rows, model.spec.series.h))  # noqa: PLW2901
         seen = _score_logged(opened, project, model, trigger, memory)
@@ -238,7 +252,12 @@ def _check_scores(opened: Opened, hands: Supervisor, project: ProjectSpec, memor
         if not fresh:
             with opened.store.write() as tx:
                 if not rows and not seen:
-                    _follow(tx, project, model, triggers.on_score(trigger, trigger.score or _score(model, tx), []))
+                    _follow(
+                        tx,
+                        project,
+                        model,
+                        triggers.on_score(trigger, trigger.score or accuracy.deciding(tx, model), []),
+                    )
             continue
         items = [
             {
@@ -267,7 +286,7 @@ def _score_logged(
     if model.spec.series:
         return set()
     with opened.store.read() as tx:
-        score = trigger.score or _score(model, tx)
+        score = trigger.score or accuracy.deciding(tx, model)
     try:
         found, memory.marks[model.id] = accuracy.logged(opened, model, trigger, score, memory.marks.get(model.id, 0))
     except StoreError as error:
@@ -282,13 +301,6 @@ def _score_logged(
     return {one.key for one in found}
 
 
-def _score(model: models.Model, tx: Tx) -> str:
-    """Return the score that a model's gate decides by, as its champions were judged."""
-    if model.spec.gate.score:
-        return model.spec.gate.score
-    return champions.deciding_score(tx, model.id) or "accuracy"
-
-
 def _on_scores(
     opened: Opened,
     project: ProjectSpec,
@@ -299,8 +311,6 @@ def _on_scores(
     memory: Memory,
     name: str,
 ) -> Callable[[Message | Lost], None]:
-    by_id = {row.id: row for row in rows}
-
     def answer(message: Message | Lost) -> None:
         memory.under_way.discard(name)
         if isinstance(message, Lost) or message["type"] == "error":
@@ -309,12 +319,7 @@ def _on_scores(
                 Cause.SCORE_DROP, "score_drop", False, "failed", f"the check failed: {reason}", Severity.HIGH
             )
         else:
-            found = []
-            for one in message["found"]:
-                row = by_id[one["id"]]
-                promoted = (fits[row.champion_id].scores.get("challenger") or {}).get(message["score"])
-                called = label(decode(row.key), model.spec.dimensions, model.spec.overall)
-                found.append(triggers.Recheck(KeyText(row.key), called, one["rows"], promoted, one["value"]))
+            found = accuracy.rechecks(model, rows, fits, message)
             decision = triggers.on_score(trigger, message["score"], found)
         with opened.store.write() as tx:
             _follow(tx, project, model, decision)

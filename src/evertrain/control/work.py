@@ -82,12 +82,18 @@ def read_now(opened: Opened, names: Iterable[str], *, force: bool = False) -> No
 
 
 def run_to_end(
-    opened: Opened, asked: Asked, *, progress: Progress | None = None, timeout_s: float | None = None
+    opened: Opened,
+    asked: Asked,
+    *,
+    progress: Progress | None = None,
+    timeout_s: float | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Wait until a run has ended and return what became of it; train it here when no loop does.
 
     Raises:
-        Conflict: the time is over, training is paused, or a blackout holds it back; the run stays where it is.
+        Conflict: the time is over, `stop` answered true, training is paused, or a blackout holds it back; the run stays
+            where it is.
     """
     if asked.run_id is None:
         return Outcome(None, "", "not_needed", asked.reason)
@@ -120,8 +126,9 @@ def run_to_end(
                     f"{run.model} is in a blackout window until {to_text(held_until)[:16]}Z, so run {asked.run_id} waits;"
                     f" what serves goes on. `evertrain trigger {run.model}` trains now"
                 )
-            if deadline and time.monotonic() > deadline:
-                raise Conflict(f"run {asked.run_id} is not done after {timeout_s:g} s; it goes on")
+            if (deadline and time.monotonic() > deadline) or (stop is not None and stop()):
+                waited = "" if timeout_s is None else f" after {timeout_s:g} s"
+                raise Conflict(f"run {asked.run_id} is not done{waited}; it goes on")
             if hands is not None:
                 hands.step(0.1)
                 time.sleep(0 if hands.busy else 0.05)

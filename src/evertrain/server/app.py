@@ -6,15 +6,33 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
 
-from evertrain import __version__, errors
+from evertrain import __version__, dashboard, errors
+from evertrain.server import answers
+from evertrain.server.guard import Guard
+from evertrain.server.routes import (
+    access,
+    datasets,
+    decisions,
+    docs,
+    events,
+    figures,
+    health,
+    live,
+    models,
+    pages,
+    runs,
+    schedules,
+    status,
+)
 from evertrain.server.service import Service
 
 logger = logging.getLogger("evertrain")
@@ -22,6 +40,7 @@ logger = logging.getLogger("evertrain")
 # The first row that fits answers. Whatever is not in here is our own mistake: 500, and the log has the rest.
 STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (errors.NotFound, 404),
+    (errors.QueueFull, 429),
     (errors.Conflict, 409),
     (errors.ConfigError, 422),
     (errors.DataError, 422),
@@ -66,8 +85,13 @@ def of_error(error: Exception) -> JSONResponse:
     return problem(status, str(error), headers, **more)
 
 
-def create(service: Service, routers: Sequence[APIRouter] = ()) -> ASGIApp:
-    """Return the application of a service; `routers` are mounted beside its own."""
+def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence[Traversable] = ()) -> Guard:
+    """Return the application of a service, behind its guard.
+
+    Args:
+        routers: mounted beside its own.
+        assets: folders of static files, beside its own.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -84,18 +108,19 @@ def create(service: Service, routers: Sequence[APIRouter] = ()) -> ASGIApp:
         redirect_slashes=False,
     )
     app.state.service = service
-    for router in (*own_routers(), *routers):
+    own = pages.assets([resources.files("evertrain.server") / "static", dashboard.STATIC, *assets])
+    for router in (*own_routers(), *routers, own, pages.pages()):
         app.include_router(router)
 
-    async def ours(_: Request, error: Exception) -> Response:
-        return of_error(error)
+    async def ours(request: Request, error: Exception) -> Response:
+        return as_page(request, of_error(error), str(error))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         said = (
             error.detail if error.detail != HTTPStatus(error.status_code).phrase else f"{request.url.path} is not here"
         )
-        return problem(error.status_code, said, error.headers)
+        return as_page(request, problem(error.status_code, said, error.headers), said)
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -110,11 +135,39 @@ def create(service: Service, routers: Sequence[APIRouter] = ()) -> ASGIApp:
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, ours)
-    return app
+    app.state.answers = answers.Answers(app, service.opened, service.counters)
+    return Guard(app.state.answers, service.access, service.options, service.counters.request)
+
+
+def as_page(request: Request, answer: Response, detail: str) -> Response:
+    """Return an error as a page where a person looks at it, else as it is."""
+    if request.url.path.startswith(("/api/", "/static/")) or "text/html" not in request.headers.get("accept", ""):
+        return answer
+    title = HTTPStatus(answer.status_code).phrase
+    said = (
+        "something failed that should not have; the log of the service says what"
+        if answer.status_code == 500
+        else detail
+    )
+    text = dashboard.error_page(answer.status_code, title, said, getattr(request.state, "caller", None))
+    return HTMLResponse(text, answer.status_code)
 
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    from evertrain.server.routes import health
-
-    return (health.router,)
+    modules = (
+        health,
+        status,
+        access,
+        models,
+        runs,
+        schedules,
+        decisions,
+        events,
+        figures,
+        answers,
+        live,
+        datasets,
+        docs,
+    )
+    return (*(one.router for one in modules), figures.metrics)

@@ -72,14 +72,15 @@ def outlived(tx: Tx, model_id: int, since: datetime) -> list[KeyText]:
     return [KeyText(row.key) for row in rows]
 
 
-def with_news(tx: Tx, model_id: int, limit: int) -> Sequence[Record]:
+def with_news(tx: Tx, model_id: int, limit: int, *, even_if_due: bool = False) -> Sequence[Record]:
     """Return partitions that hold other rows than their champion was trained on and are not due already."""
     return tx.rows(
         "SELECT p.* FROM partitions p JOIN models m ON m.id = p.model_id WHERE p.model_id = :model"
         " AND p.state = 'live' AND p.champion_id IS NOT NULL AND p.seen IS NOT p.champion_input"
-        " AND max(p.wanted, m.wanted) <= p.considered ORDER BY p.id LIMIT :limit",
+        " AND (:even_if_due OR max(p.wanted, m.wanted) <= p.considered) ORDER BY p.id LIMIT :limit",
         model=model_id,
         limit=limit,
+        even_if_due=int(even_if_due),
     )
 
 
@@ -158,6 +159,68 @@ def known_keys(tx: Tx, model_id: int, keys: Sequence[KeyText]) -> set[str]:
             keys=dump(list(keys)),
         )
     }
+
+
+# How many keys one page of a search looks at: they cost some 70 ms where none of them fits.
+_SEARCHED = 120_000
+_FILTERS = {
+    "rollup": "p.leaf <> :rollup",
+    "due": "(max(p.wanted, m.wanted) > p.considered) = :due",
+    "behind": "(max(p.wanted, m.wanted) > p.trained) = :behind",
+    "serving": "(p.champion_id IS NOT NULL) = :serving",
+    "pinned": "p.pinned = :pinned",
+    "outcome": "p.outcome = :outcome",
+}
+
+
+def page(
+    tx: Tx, model_id: int, dimensions: Sequence[str], *, words: Sequence[str] = (), after: str = "", limit: int,
+    filters: Mapping[str, Any] | None = None,
+) -> tuple[Sequence[Record], str | None]:  # fmt: skip
+    """Return live partitions behind a key, by key, with their champions' versions; and the key to go on behind.
+
+    A page looks at a bounded number of keys, so it may hold fewer than `limit`, even none, and not be the last.
+
+    Args:
+        dimensions: of the model; their names are no part of what is searched.
+        words: each of them must be in some value of a key; ASCII letters fit in either case.
+        filters: by the names in `_FILTERS`, with their values.
+    """
+    text = "NULL"
+    params: dict[str, Any] = {}
+    if words:
+        text = "lower(key)"
+        for n, name in enumerate(dimensions):
+            text = f"replace({text}, :d{n}, '')"
+            params[f"d{n}"] = dump(name).lower() + ":"
+    where = [f"instr(k.text, lower(:w{n}))" for n in range(len(words))]
+    params |= {f"w{n}": dump(word)[1:-1] for n, word in enumerate(words)}
+    for name, value in (filters or {}).items():
+        where.append(_FILTERS[name])
+        params[name] = int(value) if isinstance(value, bool) else value
+    rows = tx.rows(
+        "SELECT p.*, m.wanted AS all_wanted, max(p.wanted, m.wanted) > p.considered AS due,"
+        " max(p.wanted, m.wanted) > p.trained AS behind, v.major, v.minor, v.patch"
+        f" FROM (SELECT id, {text} AS text FROM partitions WHERE model_id = :model AND key > :after ORDER BY key"
+        " LIMIT :searched) k"
+        " CROSS JOIN partitions p ON p.id = k.id CROSS JOIN models m ON m.id = p.model_id"
+        " LEFT JOIN fits f ON f.id = p.champion_id LEFT JOIN versions v ON v.id = f.version_id"
+        f" WHERE {''.join(f'{one} AND ' for one in where)}p.state = 'live' LIMIT :limit",
+        model=model_id,
+        after=after,
+        searched=_SEARCHED,
+        limit=limit + 1,
+        **params,
+    )
+    if len(rows) > limit:
+        return rows[:limit], rows[limit - 1].key
+    end = tx.value(
+        "SELECT key FROM partitions WHERE model_id = :model AND key > :after ORDER BY key LIMIT 1 OFFSET :last",
+        model=model_id,
+        after=after,
+        last=_SEARCHED - 1,
+    )
+    return rows, end
 
 
 def version_text(row: Any) -> str | None:

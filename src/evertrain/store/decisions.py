@@ -82,11 +82,23 @@ def latest(tx: Tx, model_id: int) -> Sequence[Record]:
 
 def history(tx: Tx, model_id: int | None = None, limit: int = 20) -> Sequence[Record]:
     """Return decisions, newest first."""
-    where = "" if model_id is None else "WHERE d.model_id = :model"
-    params: dict[str, Any] = {} if model_id is None else {"model": model_id}
+    return page(tx, model_id=model_id, limit=limit)
+
+
+def page(
+    tx: Tx, *, model_id: int | None = None, cause: str | None = None, fired: bool | None = None,
+    before: tuple[str, int] | None = None, limit: int,
+) -> Sequence[Record]:  # fmt: skip
+    """Return decisions, newest first, behind one that was given last: by when and its number."""
+    given: dict[str, Any] = {"model_id": model_id, "cause": cause, "fired": None if fired is None else int(fired)}
+    params = {name: value for name, value in given.items() if value is not None}
+    where = [f"d.{name} = :{name}" for name in params]
+    if before is not None:
+        where.append("(d.last_at, d.id) < (:at, :before)")
+        params |= {"at": before[0], "before": before[1]}
     return tx.rows(
-        f"SELECT d.*, m.name AS model FROM decisions d JOIN models m ON m.id = d.model_id {where}"
-        " ORDER BY d.last_at DESC, d.id DESC LIMIT :limit",
+        "SELECT d.*, m.name AS model FROM decisions d JOIN models m ON m.id = d.model_id"
+        f" {'WHERE ' + ' AND '.join(where) if where else ''} ORDER BY d.last_at DESC, d.id DESC LIMIT :limit",
         limit=limit,
         **params,
     )

@@ -261,15 +261,28 @@ def consider(tx: Tx, ends: Sequence[dict[str, Any]]) -> None:
 
 
 def counts(tx: Tx, model_id: int) -> dict[str, int]:
-    """Return how many live partitions there are, and how many are due and behind."""
+    """Return how many live partitions there are, how many serve, and how many are due and behind.
+
+    Costs what is due and behind, not what there is.
+    """
     row = tx.row(
-        "SELECT count(*) AS live, coalesce(sum(max(p.wanted, m.wanted) > p.considered), 0) AS due,"
-        " coalesce(sum(max(p.wanted, m.wanted) > p.trained), 0) AS behind, count(p.champion_id) AS serving"
-        " FROM models m JOIN partitions p ON p.model_id = m.id AND p.state = 'live' WHERE m.id = :model",
+        "SELECT m.live, m.serving, CASE WHEN m.wanted > 0 THEN (SELECT count(*) FROM partitions p"
+        "  INDEXED BY partitions_considered WHERE p.model_id = m.id AND p.state = 'live' AND p.considered < m.wanted)"
+        " ELSE 0 END AS all_due, (SELECT count(*) FROM partitions p INDEXED BY partitions_due WHERE p.model_id = m.id"
+        "  AND p.state = 'live' AND p.wanted > p.considered AND p.considered >= m.wanted) AS own_due,"
+        " (SELECT count(*) FROM partitions p INDEXED BY partitions_behind WHERE p.model_id = m.id AND p.state = 'live'"
+        "  AND p.trained < m.wanted) AS all_behind, (SELECT count(*) FROM partitions p INDEXED BY partitions_late"
+        "  WHERE p.model_id = m.id AND p.state = 'live' AND p.wanted > p.trained AND p.trained >= m.wanted) AS own_behind"
+        " FROM models m WHERE m.id = :model",
         model=model_id,
     )
     assert row is not None
-    return {"live": row.live, "due": row.due, "behind": row.behind, "serving": row.serving}
+    return {
+        "live": row.live,
+        "due": row.all_due + row.own_due,
+        "behind": row.all_behind + row.own_behind,
+        "serving": row.serving,
+    }
 
 
 def live(tx: Tx, model_id: int) -> int:

@@ -131,6 +131,17 @@ def history(tx: Tx, model_id: int, since: datetime, limit: int, *, by_hand: bool
     return [_of(row) for row in rows]
 
 
+def told(tx: Tx, model_id: int, since: datetime, limit: int) -> Sequence[Record]:
+    """Return when the loop's checks were and what they came to, newest first, without their evidence."""
+    return tx.rows(
+        "SELECT e.at, e.severity, e.fired, e.reason, p.key FROM evaluations e JOIN partitions p ON p.id = e.partition_id"
+        f" WHERE e.model_id = :model AND e.at >= :since AND {_BY_THE_LOOP} ORDER BY e.id DESC LIMIT :limit",
+        model=model_id,
+        since=to_text(since),
+        limit=limit,
+    )
+
+
 def since(tx: Tx, partitions: Sequence[int]) -> dict[int, str]:
     """Return from when on rows count, of the partitions whose champion's losses have changed by its last evaluation."""
     rows = tx.rows(

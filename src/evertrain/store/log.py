@@ -33,6 +33,44 @@ def of_run(tx: Tx, run_id: int, after_id: int = 0, limit: int = 1000) -> list[Ev
     return [_event(row) for row in rows]
 
 
+def before(
+    tx: Tx, event_id: int | None, *, limit: int, model: str | None = None, run_id: int | None = None,
+    kinds: Sequence[Kind] = (),
+) -> list[Event]:  # fmt: skip
+    """Return the events before `event_id`, or the newest ones, newest first; of a model, a run, or some kinds.
+
+    Kind by kind and merged, so that each part is read from its index and stops at the limit.
+    """
+    given = {"model": model, "run_id": run_id}
+    used = {name: value for name, value in given.items() if value is not None}
+    where = "".join(f" AND {name} = :{name}" for name in used)
+    params: dict[str, Any] = {**used, "limit": limit, "before": 2**63 - 1 if event_id is None else event_id}
+    parts = [f"id < :before{where}"]
+    if kinds:
+        # Of a model or a run the kind is looked up, not searched by: "+" keeps SQLite from its index.
+        plus = "+" if used else ""
+        parts = [f"{plus}kind = :kind{n} AND {parts[0]}" for n in range(len(kinds))]
+        params |= {f"kind{n}": kind for n, kind in enumerate(kinds)}
+    rows = tx.rows(
+        " UNION ALL ".join(
+            f"SELECT * FROM (SELECT * FROM events WHERE {part} ORDER BY id DESC LIMIT :limit)" for part in parts
+        )
+        + " ORDER BY id DESC LIMIT :limit",
+        **params,
+    )
+    return [_event(row) for row in rows]
+
+
+def newest_of(tx: Tx, run_id: int, kind: Kind, limit: int) -> Sequence[Record]:
+    """Return the last rows of one kind that a run wrote, the newest first."""
+    return tx.rows(
+        "SELECT id, at, data FROM events WHERE run_id = :run AND kind = :kind ORDER BY id DESC LIMIT :limit",
+        run=run_id,
+        kind=kind,
+        limit=limit,
+    )
+
+
 def cursor(tx: Tx, reader: str) -> Record | None:
     """Return how far a reader of the log has come, None for a new one."""
     return tx.row("SELECT * FROM cursors WHERE reader = :name", name=reader)

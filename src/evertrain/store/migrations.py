@@ -319,9 +319,85 @@ def _add_access(tx: Tx) -> None:
         tx.run(statement)
 
 
+# Lists are read a page at a time, so each has an index in the order of its pages; and what serves is counted as it
+# changes, for a page must not count a hundred thousand champions. A repeated request finds who answers the first.
+_BROWSING = (
+    "CREATE INDEX partitions_widest ON partitions(model_id, leaf, length(key), id) WHERE state = 'live'",
+    "CREATE INDEX partitions_considered ON partitions(model_id, considered) WHERE state = 'live'",
+    "CREATE INDEX partitions_late ON partitions(model_id) WHERE state = 'live' AND wanted > trained",
+    "CREATE INDEX partitions_unserved ON partitions(model_id, outcome) WHERE state = 'live' AND considered > trained",
+    "CREATE INDEX runs_state ON runs(state, id)",
+    "CREATE INDEX runs_model_state ON runs(model_id, state, id)",
+    "CREATE INDEX events_model ON events(model, id)",
+    "CREATE INDEX decisions_at ON decisions(last_at)",
+    "ALTER TABLE models ADD COLUMN serving INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE versions ADD COLUMN serving INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE versions ADD COLUMN fits INTEGER NOT NULL DEFAULT 0",
+    "UPDATE models SET serving = (SELECT count(*) FROM partitions p WHERE p.model_id = models.id AND p.champion_id > 0)",
+    (
+        "UPDATE versions SET fits = (SELECT count(*) FROM fits f WHERE f.version_id = versions.id), serving = (SELECT"
+        " count(*) FROM fits f JOIN partitions p ON p.id = f.partition_id AND p.champion_id = f.id"
+        " WHERE f.version_id = versions.id)"
+    ),
+    (
+        "CREATE TRIGGER fits_counted AFTER INSERT ON fits BEGIN"
+        " UPDATE versions SET fits = fits + 1 WHERE id = new.version_id; END"
+    ),
+    (
+        "CREATE TRIGGER champions_counted AFTER UPDATE OF champion_id ON partitions"
+        " WHEN old.champion_id IS NOT new.champion_id BEGIN"
+        " UPDATE versions SET serving = serving - 1 WHERE id = (SELECT version_id FROM fits WHERE id = old.champion_id);"
+        " UPDATE versions SET serving = serving + 1 WHERE id = (SELECT version_id FROM fits WHERE id = new.champion_id);"
+        " UPDATE models SET serving = serving + (new.champion_id IS NOT NULL) - (old.champion_id IS NOT NULL)"
+        " WHERE id = new.model_id AND (new.champion_id IS NULL) <> (old.champion_id IS NULL); END"
+    ),
+    "ALTER TABLE runs ADD COLUMN seconds REAL",
+    (
+        "UPDATE runs SET seconds = (SELECT sum(i.seconds) FROM items i WHERE i.run_id = runs.id), message = (SELECT i.reason"
+        " FROM items i WHERE i.run_id = runs.id AND i.reason IS NOT NULL ORDER BY i.state IN ('failed', 'dead') DESC,"
+        " i.state IN ('promoted', 'rejected') DESC, i.id LIMIT 1) WHERE ended_at IS NOT NULL"
+    ),
+    "ALTER TABLE requests ADD COLUMN owner TEXT",
+    "ALTER TABLE requests ADD COLUMN process TEXT",
+    "ALTER TABLE requests ADD COLUMN done TEXT",
+)
+
+
+def _add_browsing(tx: Tx) -> None:
+    for statement in _BROWSING:
+        tx.run(statement)
+
+
+# Jobs that wait for a drop of a score have no next moment. A NOT NULL cannot be taken back in place, so both tables are
+# made anew, the one that points before the one it points to is dropped.
+_JOBS = """
+CREATE TABLE schedules_new(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, model_id INTEGER NOT NULL REFERENCES models(id), rule TEXT NOT NULL,
+  origin TEXT NOT NULL CHECK(origin IN ('declared', 'added')), min_samples INTEGER, next_at TEXT, last_at TEXT,
+  removed_at TEXT);
+INSERT INTO schedules_new(id, model_id, rule, origin, next_at, last_at, removed_at)
+  SELECT id, model_id, rule, origin, next_at, last_at, removed_at FROM schedules;
+CREATE TABLE slots_new(schedule_id INTEGER NOT NULL REFERENCES schedules_new(id), slot_at TEXT NOT NULL,
+  fired_at TEXT NOT NULL, skipped INTEGER NOT NULL DEFAULT 0, PRIMARY KEY(schedule_id, slot_at)) WITHOUT ROWID;
+INSERT INTO slots_new SELECT schedule_id, slot_at, fired_at, skipped FROM slots;
+DROP TABLE slots;
+DROP TABLE schedules;
+ALTER TABLE schedules_new RENAME TO schedules;
+ALTER TABLE slots_new RENAME TO slots;
+CREATE INDEX schedules_next ON schedules(next_at) WHERE removed_at IS NULL
+"""
+
+
+def _add_jobs(tx: Tx) -> None:
+    for statement in _JOBS.split(";"):
+        tx.run(statement)
+    tx.run("DROP VIEW model_retraining_events")
+    tx.run(views.retraining_events())
+
+
 MIGRATIONS: tuple[Callable[[Tx], None], ...] = (
     _create, _add_datasets, _add_counters, _add_delays, _count_runs, _add_forecasts, _allow_erase,
-    _add_evaluations, _add_retraining_events, _add_access, figures.add_columns, needs.add_indexes,
+    _add_evaluations, _add_retraining_events, _add_access, _add_browsing, _add_jobs, figures.add_columns, needs.add_indexes,
 )  # fmt: skip
 
 

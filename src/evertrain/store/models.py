@@ -181,6 +181,18 @@ def every(tx: Tx) -> list[Model]:
     return [_model(row) for row in tx.rows("SELECT * FROM models WHERE retired_at IS NULL ORDER BY name")]
 
 
+def page(tx: Tx, after: str, limit: int) -> list[Model]:
+    """Return declared models behind a name, by name."""
+    return [
+        _model(row)
+        for row in tx.rows(
+            "SELECT * FROM models WHERE name > :after AND retired_at IS NULL ORDER BY name LIMIT :limit",
+            after=after,
+            limit=limit,
+        )
+    ]
+
+
 def by_name(tx: Tx, name: str) -> Model:
     """Return one model.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from evertrain.store.connect import Record, Tx, dump
 
 # What a worker, its machine or its disk did to an item, and not its rows: where all of a run ended so, the run broke.
 _MACHINERY = "('crash', 'lost_worker', 'storage')"
+_FAILED = (ItemState.FAILED, ItemState.DEAD)
+_LOOKED_AT = 100  # items, fits or partitions of a large run that are looked at for the one that speaks for it
 _ALL_ITEMS = "(SELECT id FROM items WHERE run_id = :run UNION SELECT item_id FROM joins WHERE run_id = :run)"
 
 
@@ -178,22 +181,18 @@ def end_runs(tx: Tx, items: Sequence[int]) -> list[int]:
     for run in runs:
         outcomes = outcomes_of(tx, run.id)
         state = run_state(outcomes)
+        reason = telling_reason(tx, run.id)
         tx.run(
-            "UPDATE runs SET state = :state, ended_at = :at, outcomes = :outcomes WHERE id = :id",
+            "UPDATE runs SET state = :state, ended_at = :at, outcomes = :outcomes, message = :reason,"
+            " seconds = (SELECT sum(seconds) FROM items WHERE run_id = :id) WHERE id = :id",
             state=state,
             at=tx.now_text,
             outcomes=dump(outcomes),
+            reason=reason,
             id=run.id,
         )
         figures.count(tx, run.id)
-        tx.event(
-            Kind.RUN_ENDED,
-            model=run.name,
-            run_id=run.id,
-            state=state,
-            outcomes=dict(outcomes),
-            reason=telling_reason(tx, run.id),
-        )
+        tx.event(Kind.RUN_ENDED, model=run.name, run_id=run.id, state=state, outcomes=dict(outcomes), reason=reason)
         if state is RunState.FAILED and run.kind == "selective":
             _fall_back(tx, run)
     return [run.id for run in runs]
@@ -344,60 +343,145 @@ def find(tx: Tx, run_id: int) -> Record | None:
     )
 
 
+def counts_of(tx: Tx, run: Record) -> dict[str, int]:
+    """Return how many items of a run are in which state: as stored where it has ended, else counted."""
+    if run.outcomes is not None:
+        found: dict[str, int] = json.loads(run.outcomes)
+        return found
+    return {str(state): number for state, number in outcomes_of(tx, run.id).items()}
+
+
 def newest(tx: Tx, model_id: int | None, limit: int) -> Sequence[Record]:
     """Return runs, newest first, each with its model's name and version."""
-    where = "" if model_id is None else "WHERE r.model_id = :model"
-    params: dict[str, int] = {} if model_id is None else {"model": model_id}
+    return page(tx, model_id=model_id, state=None, before=None, limit=limit)
+
+
+def page(tx: Tx, *, model_id: int | None, state: str | None, before: int | None, limit: int) -> Sequence[Record]:
+    """Return runs before a number, newest first, each with its model's name and version."""
+    given = {
+        "model": ("r.model_id = :model", model_id),
+        "state": ("r.state = :state", state),
+        "before": ("r.id < :before", before),
+    }
+    used = {name: value for name, (_, value) in given.items() if value is not None}
+    where = " AND ".join(given[name][0] for name in used)
     return tx.rows(
         "SELECT r.*, m.name AS model, v.major, v.minor, v.patch FROM runs r JOIN models m ON m.id = r.model_id"
-        f" LEFT JOIN versions v ON v.run_id = r.id {where} ORDER BY r.id DESC LIMIT :limit",
+        f" LEFT JOIN versions v ON v.run_id = r.id {'WHERE ' + where if where else ''} ORDER BY r.id DESC LIMIT :limit",
         limit=limit,
-        **params,
+        **used,
     )
 
 
 def items_of(tx: Tx, run_id: int, limit: int) -> Sequence[Record]:
     """Return a run's items, its own and joined ones, failed ones first, each with its partition's key."""
+    first = items_page(tx, run_id, _FAILED, 0, limit)
+    rest = items_page(tx, run_id, [state for state in ItemState if state not in _FAILED], 0, limit)
+    return [*first, *rest][:limit]
+
+
+def items_page(tx: Tx, run_id: int, states: Sequence[str], after: int, limit: int) -> Sequence[Record]:
+    """Return items of a run in some states behind a number, oldest first, its own and joined ones, with their keys.
+
+    State by state and merged, for the index of a run's items is by state: a page costs what it shows, of any run.
+    """
+    parts = [
+        f"SELECT * FROM (SELECT id FROM items WHERE run_id = :run AND state = :s{n} AND id > :after ORDER BY id LIMIT :limit)"
+        for n in range(len(states))
+    ]
+    parts.append(
+        "SELECT * FROM (SELECT j.item_id AS id FROM joins j CROSS JOIN items o ON o.id = j.item_id WHERE j.run_id = :run"
+        " AND o.run_id <> :run AND o.state IN :states AND j.item_id > :after ORDER BY j.item_id LIMIT :limit)"
+    )
     return tx.rows(
-        "SELECT i.*, p.key, p.considered_input FROM items i JOIN partitions p ON p.id = i.partition_id"
-        f" WHERE i.id IN {_ALL_ITEMS} ORDER BY i.state IN ('failed', 'dead') DESC, i.id LIMIT :limit",
+        f"SELECT i.*, p.key, p.considered_input FROM ({' UNION ALL '.join(parts)}) o JOIN items i ON i.id = o.id"
+        " JOIN partitions p ON p.id = i.partition_id ORDER BY i.id LIMIT :limit",
+        run=run_id,
+        after=after,
+        limit=limit,
+        states=list(states),
+        **{f"s{n}": state for n, state in enumerate(states)},
+    )
+
+
+def open_items(tx: Tx, run_id: int, limit: int) -> Sequence[Record]:
+    """Return a run's items that have not ended, in training first, with the seconds that their partition took last."""
+    return tx.rows(
+        "SELECT i.id, i.state, i.fence, i.alone, i.started_at, p.key, (SELECT e.seconds FROM items e"
+        "  WHERE e.partition_id = i.partition_id AND e.seconds IS NOT NULL"
+        "  AND e.state IN ('promoted', 'rejected', 'shadowed') ORDER BY e.id DESC LIMIT 1) AS usual"
+        " FROM items i JOIN partitions p ON p.id = i.partition_id"
+        " WHERE i.id IN (SELECT id FROM items WHERE run_id = :run AND state IN ('waiting', 'running')"
+        "  UNION SELECT item_id FROM joins WHERE run_id = :run) AND i.state IN ('waiting', 'running')"
+        " ORDER BY i.state = 'running' DESC, i.id LIMIT :limit",
         run=run_id,
         limit=limit,
     )
 
 
+def key_of(tx: Tx, item_id: int) -> str:
+    """Return the key of an item's partition."""
+    return str(
+        tx.value("SELECT p.key FROM items i JOIN partitions p ON p.id = i.partition_id WHERE i.id = :id", id=item_id)
+    )
+
+
 def telling_reason(tx: Tx, run_id: int) -> str | None:
     """Return the reason that tells most of how a run ended: of a failure, else of a verdict, else of any item."""
-    found = tx.value(
-        f"SELECT reason FROM items WHERE id IN {_ALL_ITEMS} AND reason IS NOT NULL"
-        " ORDER BY state IN ('failed', 'dead') DESC, state IN ('promoted', 'rejected') DESC, id LIMIT 1",
-        run=run_id,
-    )
-    return str(found) if found else None
+    said = (ItemState.PROMOTED, ItemState.REJECTED)
+    for states in (_FAILED, said, [state for state in ItemState if state not in (*_FAILED, *said)]):
+        for row in items_page(tx, run_id, states, 0, _LOOKED_AT):
+            if row.reason is not None:
+                return str(row.reason)
+    return None
 
 
 def first_failure(tx: Tx, run_id: int) -> Record | None:
     """Return error class and reason of the first item that failed or died."""
-    return tx.row(
-        f"SELECT error_class, reason FROM items WHERE id IN {_ALL_ITEMS} AND state IN ('failed', 'dead')"
-        " ORDER BY id LIMIT 1",
-        run=run_id,
-    )
+    return next(iter(items_page(tx, run_id, _FAILED, 0, 1)), None)
 
 
 def seconds(tx: Tx, run_id: int) -> float:
     """Return the seconds that a run's fits took together."""
-    return float(tx.value("SELECT coalesce(sum(seconds), 0) FROM items WHERE run_id = :run", run=run_id))
+    return float(
+        tx.value(
+            "SELECT coalesce(CASE WHEN r.ended_at IS NULL THEN (SELECT sum(seconds) FROM items WHERE run_id = r.id)"
+            " ELSE r.seconds END, 0) FROM runs r WHERE r.id = :run",
+            run=run_id,
+        )
+    )
+
+
+_SPEAKING = (
+    "SELECT f.*, i.state, i.reason, v.major, v.minor, v.patch, (SELECT count(*) FROM items WHERE run_id = :run"
+    " AND state = 'promoted') AS promoted FROM"
+)
 
 
 def speaking_fit(tx: Tx, run_id: int) -> Record | None:
     """Return the fit that speaks for a run, of its widest rollup, with its version and how many were promoted."""
+    version = tx.row("SELECT id, model_id, fits FROM versions WHERE run_id = :run", run=run_id)
+    if version is None or not version.fits:
+        return None
+    if version.fits > _LOOKED_AT:  # rather the widest partitions of the model, until one is met that has a fit in it
+        found = tx.row(
+            f"{_SPEAKING} (SELECT id FROM partitions INDEXED BY partitions_widest WHERE model_id = :model AND state = 'live'"
+            "  ORDER BY leaf, length(key), id LIMIT :most) p"
+            " CROSS JOIN fits f INDEXED BY fits_partition ON f.partition_id = p.id AND f.version_id = :version"
+            " JOIN versions v ON v.id = f.version_id JOIN items i ON i.id = f.id LIMIT 1",
+            run=run_id,
+            model=version.model_id,
+            version=version.id,
+            most=_LOOKED_AT,
+        )
+        if found is not None:
+            return found
     return tx.row(
-        "SELECT f.*, i.state, i.reason, v.major, v.minor, v.patch, (SELECT count(*) FROM items WHERE run_id = :run"
-        " AND state = 'promoted') AS promoted FROM fits f JOIN items i ON i.id = f.id"
+        f"{_SPEAKING} fits f JOIN items i ON i.id = f.id"
         " JOIN versions v ON v.id = f.version_id JOIN partitions p ON p.id = f.partition_id"
-        " WHERE i.run_id = :run ORDER BY p.leaf, length(p.key), f.id LIMIT 1",
+        " WHERE f.version_id = :version ORDER BY p.leaf, length(p.key), f.id LIMIT 1",
         run=run_id,
+        version=version.id,
     )
 
 
@@ -406,6 +490,25 @@ def version_of_fit(tx: Tx, fit_id: int | None) -> Record | None:
     if fit_id is None:
         return None
     return tx.row("SELECT v.* FROM fits f JOIN versions v ON v.id = f.version_id WHERE f.id = :id", id=fit_id)
+
+
+def open_of(tx: Tx, model_ids: Sequence[int]) -> list[int]:
+    """Return the runs of models that have not ended, oldest first."""
+    return [
+        row[0]
+        for row in tx.rows(
+            "SELECT id FROM runs WHERE state IN ('queued', 'running') AND model_id IN :models ORDER BY id",
+            models=list(model_ids),
+        )
+    ]
+
+
+def newest_of_cause(tx: Tx, model_id: int, cause: str) -> str | None:
+    """Return when the newest run of a model for a cause was asked for."""
+    found = tx.value(
+        "SELECT max(created_at) FROM runs WHERE model_id = :model AND cause = :cause", model=model_id, cause=cause
+    )
+    return str(found) if found else None
 
 
 def open_elsewhere(tx: Tx, cause: str, model_id: int) -> bool:

@@ -1,4 +1,7 @@
-"""Schedules: declared ones and those added at run time, and the slots that fired."""
+"""Schedules: declared ones and those added at run time, and the slots that fired.
+
+Beside moments of the calendar, a drop of a score may be added at run time; it has no next moment.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from evertrain import calendar
 from evertrain.clock import from_text, to_text
 from evertrain.errors import NotFound
 from evertrain.events import Kind
-from evertrain.specs import ModelSpec, Schedule, decode_trigger, encode
+from evertrain.specs import ModelSpec, Schedule, ScoreDrop, decode_trigger, encode
 from evertrain.store.connect import Record, Tx, dump
 
 
@@ -33,23 +36,54 @@ def declare(tx: Tx, model_id: int, spec: ModelSpec, zone: str) -> None:
             _insert(tx, model_id, schedule, "declared", zone)
 
 
-def add(tx: Tx, model_id: int, model: str, schedule: Schedule, zone: str) -> int:
-    """Add a schedule at run time and return its number."""
-    calendar.check(schedule)
-    number = _insert(tx, model_id, schedule, "added", zone)
-    tx.event(Kind.SCHEDULE_ADDED, model=model, schedule=number, rule=calendar.words(schedule, zone))
+def add(
+    tx: Tx, model_id: int, model: str, rule: Schedule | ScoreDrop, zone: str, *, min_samples: int | None = None
+) -> int:
+    """Add a rule at run time and return its number; one that is there already keeps the number it has.
+
+    Args:
+        min_samples: rows of the model's source without which this rule trains nothing.
+    """
+    if isinstance(rule, Schedule):
+        calendar.check(rule)
+    present = tx.value(
+        "SELECT id FROM schedules WHERE model_id = :model AND rule = :rule AND origin = 'added' AND removed_at IS NULL"
+        " AND min_samples IS :least",
+        model=model_id,
+        rule=dump(encode(rule)),
+        least=min_samples,
+    )
+    if present is not None:
+        return int(present)
+    number = _insert(tx, model_id, rule, "added", zone, min_samples)
+    tx.event(Kind.SCHEDULE_ADDED, model=model, schedule=number, rule=words(rule, zone))
     return number
 
 
-def _insert(tx: Tx, model_id: int, schedule: Schedule, origin: str, zone: str) -> int:
-    following = calendar.next_fire(schedule, zone, tx.now)
+def words(rule: Schedule | ScoreDrop, zone: str) -> str:
+    """Return a rule for people.
+
+    >>> words(ScoreDrop(0.15), "UTC")
+    'when the score drops by more than 15 %'
+    """
+    if isinstance(rule, Schedule):
+        return calendar.words(rule, zone)
+    return f"when {rule.score or 'the score'} drops by more than {100 * rule.threshold:g} %"
+
+
+def _insert(
+    tx: Tx, model_id: int, rule: Schedule | ScoreDrop, origin: str, zone: str, min_samples: int | None = None
+) -> int:
+    following = calendar.next_fire(rule, zone, tx.now) if isinstance(rule, Schedule) else None
     return int(
         tx.value(
-            "INSERT INTO schedules(model_id, rule, origin, next_at) VALUES (:model, :rule, :origin, :next) RETURNING id",
+            "INSERT INTO schedules(model_id, rule, origin, min_samples, next_at)"
+            " VALUES (:model, :rule, :origin, :least, :next) RETURNING id",
             model=model_id,
-            rule=dump(encode(schedule)),
+            rule=dump(encode(rule)),
             origin=origin,
-            next=to_text(following),
+            least=min_samples,
+            next=to_text(following) if following else None,
         )
     )
 
@@ -93,6 +127,7 @@ def fire(tx: Tx, row: Record, zone: str) -> tuple[datetime, int] | None:
         The latest slot that has come, for which one run stands, and how many earlier ones are skipped.
     """
     schedule = rule_of(row)
+    assert isinstance(schedule, Schedule)
     first = from_text(row.next_at)
     slot, skipped = calendar.missed(schedule, zone, first, tx.now)
     slot, skipped = (slot, skipped + 1) if slot is not None else (first, 0)
@@ -122,7 +157,7 @@ def every(tx: Tx, model_id: int | None = None) -> Sequence[Record]:
     params: dict[str, Any] = {} if model_id is None else {"model": model_id}
     return tx.rows(
         "SELECT s.*, m.name AS model FROM schedules s JOIN models m ON m.id = s.model_id"
-        f" WHERE s.removed_at IS NULL AND m.retired_at IS NULL {where} ORDER BY s.next_at",
+        f" WHERE s.removed_at IS NULL AND m.retired_at IS NULL {where} ORDER BY s.next_at IS NULL, s.next_at, s.id",
         **params,
     )
 
@@ -135,8 +170,13 @@ def next_at(tx: Tx, model_id: int) -> datetime | None:
     return from_text(found) if found else None
 
 
-def rule_of(row: Record) -> Schedule:
-    """Return the schedule that a row stores."""
+def waiting(tx: Tx) -> Sequence[Record]:
+    """Return the rules added at run time that wait for no moment but for a drop of a score."""
+    return tx.rows("SELECT * FROM schedules WHERE removed_at IS NULL AND next_at IS NULL ORDER BY id")
+
+
+def rule_of(row: Record) -> Schedule | ScoreDrop:
+    """Return the rule that a row stores."""
     found = decode_trigger(json.loads(row.rule))
-    assert isinstance(found, Schedule)
+    assert isinstance(found, Schedule | ScoreDrop)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from evertrain.specs import Cause
 from evertrain.states import GOOD_ENDS, ItemState
 
 Dialect = Literal["sqlite", "postgresql"]
@@ -29,7 +30,7 @@ def retraining_events(dialect: Dialect = "sqlite") -> str:
     return f"""CREATE VIEW model_retraining_events AS
 SELECT
   r.created_at AS triggered_at,
-  i.cause AS trigger_type,
+  {_trigger_type()} AS trigger_type,
   m.name AS model,
   {_partition(dialect)} AS partition,
   d.severity AS severity,
@@ -70,6 +71,12 @@ LEFT JOIN decisions d ON d.id = (
   SELECT e.id FROM decisions e WHERE e.model_id = i.model_id AND e.cause = i.cause
   AND e.wanted <= coalesce(i.wanted, CASE WHEN p.wanted > m.wanted THEN p.wanted ELSE m.wanted END)
   ORDER BY e.wanted DESC LIMIT 1)"""
+
+
+def _trigger_type() -> str:
+    """Return the cause of an item in the words of `Cause.trigger_type`."""
+    other = [f"WHEN '{one}' THEN '{one.trigger_type}'" for one in Cause if one.trigger_type != one]
+    return f"CASE i.cause {' '.join(other)} ELSE i.cause END"
 
 
 def _listed(states: Iterable[ItemState]) -> str:
