@@ -24,6 +24,7 @@ from evertrain.store import decisions, leases, log, models, sources
 from evertrain.store.connect import Store
 from evertrain.triggers import Decision
 
+from .api_kit import Api
 from .conftest import line_model, write_rows
 from .test_report import Past
 from .test_store_kit import SHOP, SOLO, model_spec, project_spec
@@ -361,33 +362,52 @@ def typed(folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     return type_
 
 
-def test_each_command_clears_what_it_stands_by(make, folder: Path, clock: ManualClock, typed, monkeypatch) -> None:
-    """With a real project: a pause, a failed training and a pin, each cleared by what is shown with it."""
+@pytest.fixture
+def world(make, folder: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A real project whose trainer does what a test says."""
     monkeypatch.chdir(folder)
     project = make(clock=clock)
     write_rows(folder / "rows.csv")
     (folder / "evertrain.toml").write_text('name = "test"\nexecutor = "inline"\n')
     line_model(project, trainer=Custom("toys:Unruly"), max_attempts=1)
-    assert [one.code for one in attention(project.opened)] == ["no_loop", "no_model"]
-    typed(attention(project.opened)[1].command)
-    assert attention(project.opened) == []
+    return project
+
+
+@pytest.mark.parametrize("by", ["command", "call"])
+def test_what_stands_by_a_need_clears_it(world: Any, folder: Path, clock: ManualClock, typed, by: str) -> None:
+    """With a real project: no model, a pause, a failed training, a pin; by what is typed and by what is requested."""
+    api = Api(world)
+
+    def clear(code: str) -> None:
+        (one,) = [one for one in attention(world.opened) if one.code == code]
+        if by == "command":
+            typed(one.command)
+            return
+        assert one.call is not None
+        answer = api.client.request(one.call.method, one.call.path, json=one.call.body)
+        assert answer.status_code < 300, answer.text
+        if "run" in answer.json():
+            api.train(answer.json()["run"])
+
+    assert [one.code for one in attention(world.opened)] == ["no_loop", "no_model"]
+    clear("no_model")
+    assert attention(world.opened) == []
 
     typed("pause")
-    back.pin(project.opened, "line", pinned=True, actor="ann")
+    back.pin(world.opened, "line", pinned=True, actor="ann")
     clock.advance(seconds=1)
-    typed(next(one.command for one in attention(project.opened) if one.code == "paused"))
+    clear("paused")
     (folder / "orders").write_text("raise")
     with contextlib.suppress(TrainingError):
-        project.trigger("line", force=True)
+        world.trigger("line", force=True)
     (folder / "orders").unlink()
-    (one,) = attention(project.opened)
+    (one,) = attention(world.opened)
     assert one.code == "failed"
     assert "the trainer is unwell" in one.text
-    typed(one.command)
-    (one,) = attention(project.opened)
-    assert one.code == "pinned"
-    typed(one.command)
-    assert attention(project.opened) == []
+    clear("failed")
+    assert [one.code for one in attention(world.opened)] == ["pinned"]
+    clear("pinned")
+    assert attention(world.opened) == []
 
 
 def test_rows_that_a_batch_set_aside_are_told_with_their_list_until_they_are_sent_again(make, folder: Path) -> None:
