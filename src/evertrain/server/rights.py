@@ -18,7 +18,7 @@ class Access(StrEnum):
 PUBLIC = Access.PUBLIC
 VIEWER, OPERATOR, ADMIN = Role.VIEWER, Role.OPERATOR, Role.ADMIN
 
-_PAGES = "/ /models /models/{name} /runs /runs/{id} /data /schedules /decisions /events /report"
+_PAGES = "/ /models /models/{name} /runs /runs/{id} /data /schedules /decisions /events /report /notifications"
 _READ = """
     status attention events events/live report decisions schedules datasets datasets/{name} datasets/{name}/batches
     models models/{name} models/{name}/versions models/{name}/champion models/{name}/activations
