@@ -316,6 +316,22 @@ def plan_all(opened: Opened) -> list[int]:
     return made
 
 
+def plan_dataset(opened: Opened, name: str) -> list[int]:
+    """Take in what came to a dataset, plan what it makes due, and return the open runs of its models.
+
+    For who waits for them: the quiet period, in which more rows could come, is over at once.
+    """
+    with opened.store.write() as tx:
+        project = models.project(tx)
+        assert project is not None
+        watch.catch_up(tx, project, name)
+        users = [user for user in models.every(tx) if user.spec.source == name]
+        for user in users:
+            if not models.is_paused(tx, user.name):
+                plan_model(tx, user.id)
+        return runs.open_of(tx, [user.id for user in users])
+
+
 def cancel(opened: Opened, run_id: int, actor: str) -> str:
     """Cancel a run and return its state afterwards; items that other runs want go on for those."""
     with opened.store.write(actor) as tx:

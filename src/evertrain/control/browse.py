@@ -685,12 +685,14 @@ def schedule_list(
     filters = {"model": model}
     after = read_cursor(cursor, "schedules", filters, str, int)
     found = steer.schedule_list(opened, model)  # people wrote them, so there are few
-    rest = [one for one in found if after is None or (to_text(one.next_at), one.schedule) > after]
+    rest = [one for one in found if after is None or _moment_of(one) > after]
     last = rest[limit - 1] if len(rest) > _sized(limit) else None
-    return Page(
-        rest[:limit],
-        None if last is None else write_cursor("schedules", filters, [to_text(last.next_at), last.schedule]),
-    )
+    return Page(rest[:limit], None if last is None else write_cursor("schedules", filters, list(_moment_of(last))))
+
+
+def _moment_of(one: steer.Scheduled) -> tuple[str, int]:
+    # "~" is behind every digit: what has no next moment comes last, as the store lists it.
+    return to_text(one.next_at) if one.next_at else "~", one.schedule
 
 
 @dataclass(frozen=True)

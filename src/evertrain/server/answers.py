@@ -1,9 +1,10 @@
 """Forecasts over HTTP, from bytes that are rendered once: in front of all other routes, without their machinery.
 
 Each process keeps the forecasts that were asked for. What is kept is looked up in the store again, in one statement,
-as soon as it is half a second old or this process wrote to the log of events, and rendered anew only where the store
-holds something else. So a swap is served everywhere within a second, what `behind` and `stale` say is as young, and no
-answer mixes two fits. When the store is away, what is kept answers on, labelled.
+while readers go on, and rendered anew only where the store holds something else; a reader waits for the look only where
+what is kept is nearly a second old, or this process has written to the log since. So a swap is served everywhere within
+a second, what `behind` and `stale` say is as young, and no answer mixes two fits. When the store is away, what is kept
+answers on, labelled.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ from evertrain.store.connect import dump
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_LIFE_S = 0.5  # after which what is kept is looked up again
+_LOOK_S = 0.4  # after which what is kept is looked up again, when somebody asks for it
+_LIFE_S = 0.8  # after which readers wait for that
 _PATIENCE_S = 1.0  # that a reader waits for the store where what is kept can answer
 _LONGEST_S = 10.0  # that a reader waits where nothing can
 _RENDER_S = 60.0  # that a reader waits for a model that is asked for more than is stored
-_STALE_S = 5.0  # without a look at the store, after which answers say so
+_AGED_S = 1.0  # without a look at the store, after which answers tell their age
+_STALE_S = 5.0  # likewise, after which they warn
 _KEPT_BYTES = 32 << 20
 _KEPT_QUESTIONS = 10_000
 _KEPT_VARIANTS = 20  # of one place
@@ -112,8 +115,11 @@ class Answers:
         try:
             question = self._questions.get((path, scope["query_string"])) or self._read(path, scope["query_string"])
             kept = self._kept.get(question.place)
-            if kept is None or time.monotonic() - kept.looked >= _LIFE_S or kept.looked <= self._written:
+            age = time.monotonic() - kept.looked if kept is not None else _LIFE_S
+            if kept is None or age >= _LIFE_S or kept.looked <= self._written:
                 kept = await self._looked(question, kept)
+            elif age >= _LOOK_S and question.place not in self._looks and not self._is_away():
+                self._begin_look(question, kept)
             answer = kept.answers.get(question.variant) or await self._rendered(question, kept)
         except EvertrainError as error:
             from evertrain.server.app import of_error
@@ -122,7 +128,7 @@ class Answers:
             return
         same = any(name == b"if-none-match" and _named(value, answer.etag) for name, value in scope["headers"])
         headers = answer.headers if same else answer.headers_with_length
-        if (age := time.monotonic() - kept.looked) >= 2 * _LIFE_S:
+        if (age := time.monotonic() - kept.looked) >= _AGED_S:
             headers = headers + _aged(int(age))
         await send({"type": "http.response.start", "status": 304 if same else 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if same else answer.body})
@@ -168,14 +174,12 @@ class Answers:
             StoreError: it does not answer, and nothing is kept.
         """
         now = time.monotonic()
-        if kept is not None and now - self._away < _LIFE_S:
+        if kept is not None and self._is_away():
             return kept
         task, begun = self._looks.get(question.place, (None, now))
         if task is None or begun <= self._written:
             # One look for all who ask at the same time; one that began before the last write may not have seen it.
-            task, begun = asyncio.create_task(self._look(question, kept)), now
-            task.add_done_callback(_seen)
-            self._looks[question.place] = task, begun
+            task, begun = self._begin_look(question, kept)
         await _done(task, (_LONGEST_S if kept is None else _PATIENCE_S) - (now - begun))
         try:
             if not task.done():
@@ -185,6 +189,16 @@ class Answers:
             if (known := self._kept.get(question.place, kept)) is None:
                 raise
             return known
+
+    def _is_away(self) -> bool:
+        """Whether the store failed a moment ago: it is not asked by every reader then."""
+        return time.monotonic() - self._away < _LOOK_S
+
+    def _begin_look(self, question: _Question, kept: _Kept | None) -> tuple[asyncio.Task[_Kept], float]:
+        task = asyncio.create_task(self._look(question, kept))
+        task.add_done_callback(_seen)
+        found = self._looks[question.place] = task, time.monotonic()
+        return found
 
     async def _look(self, question: _Question, kept: _Kept | None) -> _Kept:
         place, began = question.place, time.monotonic()

@@ -20,6 +20,7 @@ from evertrain.server import answers
 from evertrain.server.guard import Guard
 from evertrain.server.routes import (
     access,
+    datasets,
     decisions,
     docs,
     events,
@@ -153,5 +154,5 @@ def as_page(request: Request, answer: Response, detail: str) -> Response:
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    modules = (health, status, access, models, runs, schedules, decisions, events, answers, live, docs)
+    modules = (health, status, access, models, runs, schedules, decisions, events, answers, live, datasets, docs)
     return tuple(one.router for one in modules)

@@ -10,10 +10,12 @@ import logging
 import re
 import traceback
 from collections import Counter
+from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from evertrain import dashboard
 from evertrain.errors import ConfigError, StoreError
 from evertrain.partitions import printable
 from evertrain.server import limits, rights
@@ -42,7 +44,7 @@ _ODD_PATH = re.compile(
 )
 _CLOSE = (b"connection", b"close")
 _PREFLIGHT: Headers = [
-    (b"access-control-allow-methods", b"GET, POST, DELETE"),
+    (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
     (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"),
     (b"access-control-max-age", b"600"),
     (b"content-length", b"0"),
@@ -56,6 +58,14 @@ class Refused(Exception):
     def __init__(self, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
         self.status, self.detail, self.headers = status, detail, headers
         super().__init__(detail)
+
+
+class NotForYou(Refused):
+    """The guard's own answer to somebody it knows; people get it as a page."""
+
+    def __init__(self, caller: Caller, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
+        self.caller = caller
+        super().__init__(status, detail, *headers)
 
 
 class Guard:
@@ -99,6 +109,13 @@ class Guard:
             self.refused[refusal.status] += 1
             # Nobody reads a body that was refused, however much of it is still to come.
             headers = [*refusal.headers, *([_CLOSE] if _has_body(dict(scope["headers"])) else [])]
+            if isinstance(refusal, NotForYou) and _is_page(scope, found):
+                own = dashboard.error_page(
+                    refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail, refusal.caller
+                ).encode()
+                headers += [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", b"%d" % len(own))]
+                await answer.whole(refusal.status, [*headers, (b"cache-control", b"no-store")], own)
+                return
             await answer.whole(refusal.status, *problem(refusal.status, refusal.detail, headers))
             return
         if caller is not None:
@@ -203,15 +220,19 @@ class Guard:
             return route, None
         caller = await self._caller(scope, found)
         if caller is None:
-            if method == "GET" and b"text/html" in found.get(b"accept", b"") and not scope["path"].startswith("/api/"):
+            if _is_page(scope, found):
                 raise Refused(303, "log in first", (b"location", b"/login"))
             raise Refused(401, _WHO, (b"www-authenticate", b"Bearer"))
         if route is None:
             if routes:
-                raise Refused(405, f"{method} is nothing here", (b"allow", ", ".join(sorted(routes)).encode()))
-            raise Refused(404, f"{printable(scope['path'])[:200]} is not here")
+                raise NotForYou(
+                    caller, 405, f"{method} is nothing here", (b"allow", ", ".join(sorted(routes)).encode())
+                )
+            raise NotForYou(caller, 404, f"{printable(scope['path'])[:200]} is not here")
         if not isinstance(route.right, Role) or not caller.role.covers(route.right):
-            raise Refused(403, f"this needs the role {route.right}; {printable(caller.name)} is {caller.role}")
+            raise NotForYou(
+                caller, 403, f"this needs the role {route.right}; {printable(caller.name)} is {caller.role}"
+            )
         return route, caller
 
     async def _caller(self, scope: Scope, found: dict[bytes, bytes]) -> Caller | None:
@@ -361,6 +382,15 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
     return found
 
 
+def _is_page(scope: Scope, found: dict[bytes, bytes]) -> bool:
+    """Return whether a person looks at the answer."""
+    return (
+        scope["method"] == "GET"
+        and b"text/html" in found.get(b"accept", b"")
+        and not scope["path"].startswith(("/api/", "/static/"))
+    )
+
+
 def _has_body(found: dict[bytes, bytes]) -> bool:
     return b"transfer-encoding" in found or found.get(b"content-length", b"0").strip(b"0") != b""
 
@@ -380,7 +410,7 @@ def _peer(scope: Scope) -> str:
 def _allowing(origin: str) -> Headers:
     return [
         (b"access-control-allow-origin", origin.encode()),
-        (b"access-control-expose-headers", b"ETag, Location, Retry-After"),
+        (b"access-control-expose-headers", b"ETag, Location, Retry-After, X-Model-Version, X-Trained-At"),
         (b"vary", b"Origin"),
     ]
 

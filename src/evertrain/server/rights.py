@@ -21,6 +21,7 @@ VIEWER, OPERATOR, ADMIN = Role.VIEWER, Role.OPERATOR, Role.ADMIN
 _PAGES = "/ /models /models/{name} /runs /runs/{id} /data /schedules /decisions /events /report /notifications"
 _READ = """
     status attention events events/live report decisions schedules datasets datasets/{name} datasets/{name}/batches
+    datasets/{name}/export datasets/{name}/reports/{report}
     models models/{name} models/{name}/versions models/{name}/champion models/{name}/activations
     models/{name}/partitions models/{name}/scores models/{name}/decisions models/{name}/plan models/{name}/config
     models/{name}/forecast forecasts/events runs runs/{id} runs/{id}/items runs/{id}/events openapi.json
@@ -48,6 +49,8 @@ RIGHTS: dict[tuple[str, str], Role | Access] = {
     ("POST", "/api/v1/models/{name}/resume"): OPERATOR,
     ("POST", "/api/v1/datasets/{name}/batches"): OPERATOR,
     ("POST", "/api/v1/datasets/{name}/batches/{number}/undo"): OPERATOR,
+    ("PATCH", "/api/v1/datasets/{name}/rows"): OPERATOR,
+    ("DELETE", "/api/v1/datasets/{name}/rows"): OPERATOR,
     ("POST", "/api/v1/runs/{id}/cancel"): OPERATOR,
     ("POST", "/api/v1/runs/{id}/retry-failed"): OPERATOR,
     ("POST", "/api/v1/schedules"): OPERATOR,
