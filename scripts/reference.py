@@ -128,7 +128,7 @@ def table(*head: str) -> list[str]:
 
 def commands() -> Iterator[str]:
     from evertrain.cli.commands import app
-    from evertrain.cli.here import everywhere, schedule_app
+    from evertrain.cli.here import everywhere, schedule_app, token_app
 
     yield "## Commands\n"
     yield "Every command takes `--help`, and the program itself this, before the command:\n"
@@ -137,6 +137,8 @@ def commands() -> Iterator[str]:
         yield from command("evertrain", one)
     for one in schedule_app.registered_commands:
         yield from command("evertrain schedule", one)
+    for one in token_app.registered_commands:
+        yield from command("evertrain token", one)
 
 
 def command(before: str, registered: Any) -> Iterator[str]:
@@ -204,7 +206,7 @@ def settings() -> Iterator[str]:
     yield from table("variable", "default", "unit", "meaning")
     for one in dataclasses.fields(config.Settings):
         unit = next((unit for end, unit in UNITS.items() if one.name.endswith(end)), "")
-        default = "cores - 1" if one.name == "children" else f"{one.default:g}"
+        default = "cores - 1" if one.name == "children" else one.default if one.type == "str" else f"{one.default:g}"
         yield row(f"`EVERTRAIN_{one.name.upper()}`", default, unit, told[one.name])
     others = {
         "EVERTRAIN_PROJECT": "the project's folder, for commands started elsewhere",

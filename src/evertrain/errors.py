@@ -90,6 +90,10 @@ class IllegalTransition(Conflict):
         super().__init__(f"{thing} is {state} and cannot become {wanted}")
 
 
+class QueueFull(Conflict):
+    """So much waits already that nothing more is taken on; asking again later helps."""
+
+
 class StaleAttempt(Conflict):
     """Another attempt owns this item now, or the lease has run out: the late result is discarded."""
 

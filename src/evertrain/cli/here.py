@@ -30,6 +30,10 @@ app = typer.Typer(
 )
 schedule_app = typer.Typer(help="List, add and remove schedules.", rich_markup_mode=None, no_args_is_help=True)
 app.add_typer(schedule_app, name="schedule")
+token_app = typer.Typer(
+    help="Make, list and revoke tokens for the service.", rich_markup_mode=None, no_args_is_help=True
+)
+app.add_typer(token_app, name="token")
 
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 ModelName = Annotated[str, typer.Argument(help="Name of the model.")]

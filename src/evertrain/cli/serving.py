@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from evertrain.cli import here, show
 from evertrain.cli.here import app
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
 
 
 @app.command()
@@ -73,14 +77,23 @@ def serve(
             show.following("status")
 
         worker = [sys.executable, "-m", "evertrain.cli.serving", str(opened.home.root)]
-        run.serve(service, listening, routers(), on_ready=ready, worker=worker if workers > 1 else ())
+        run.serve(service, listening, routers(), assets(), on_ready=ready, worker=worker if workers > 1 else ())
     show.line("The service ended; models serve on.")
     show.following("serve")
 
 
-def routers() -> tuple[()]:
-    """Return the routes beside those of the service itself."""
-    return ()
+def routers() -> Sequence[APIRouter]:
+    """Return the routes beside those of the service itself: the names of systems that people come from."""
+    from evertrain.compat import routes
+
+    return routes.routers
+
+
+def assets() -> Sequence[Path]:
+    """Return the folders of static files beside those of the service itself."""
+    from evertrain.compat import routes
+
+    return [routes.STATIC]
 
 
 def _worker() -> None:
@@ -102,7 +115,7 @@ def _worker() -> None:
     lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
     options = replace(Options(**{**given, **lists}), loop=False, workers=1)
     service = Service(open_project(root, actor=here.user()), options)
-    run.serve(service, socket.socket(fileno=descriptor), routers())
+    run.serve(service, socket.socket(fileno=descriptor), routers(), assets())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from evertrain.drift.signal import Severity
 from evertrain.errors import Conflict, NotFound, StoreError
 from evertrain.partitions import KeyText, closure, decode, encode
 from evertrain.specs import Cause, Dataset, ModelSpec
-from evertrain.store import champions, decisions, demand, models, runs, sources
+from evertrain.store import champions, decisions, demand, items, models, runs, sources
 from evertrain.store.connect import Tx
 from evertrain.triggers import Decision
 
@@ -54,6 +54,7 @@ def trigger(
     force: bool = False,
     actor: str = "evertrain",
     rollups: bool = True,
+    most_waiting: int | None = None,
 ) -> Asked:
     """Ask for training by hand, of named partitions and the rollups above them, or of a whole model.
 
@@ -62,9 +63,11 @@ def trigger(
 
     Raises:
         NotFound: no such model or partition.
+        QueueFull: `most_waiting` items wait already.
     """
     with opened.store.write(actor) as tx:
         found = models.by_name(tx, model)
+        items.refuse_more(tx, most_waiting)
         _take_in(tx, found)
         keys = keys_of(found.spec, partitions)
         if keys is not None:
@@ -109,15 +112,22 @@ def _asked(
     return Asked(run_id, len(made.wanted), made.total, made.reason)
 
 
-def changed(opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]], *, actor: str) -> Asked:
+def changed(
+    opened: Opened, model: str, partitions: Sequence[Mapping[str, Any]], *, actor: str, most_waiting: int | None = None
+) -> Asked:
     """Make partitions due whose rows an application has changed, with the rollups above them.
 
     For applications that keep their own records: the source is read again before anything is trained, so partitions
     that are new are found, and those whose rows are as they were are left alone. Values that cannot be keys make the
     whole model due: something changed, and it cannot be told what.
+
+    Raises:
+        NotFound: no such model, or a name is no dimension of it.
+        QueueFull: `most_waiting` items wait already.
     """
     with opened.store.write(actor) as tx:
         found = models.by_name(tx, model)
+        items.refuse_more(tx, most_waiting)
         try:
             named = _encoded(found.spec, partitions)
         except ValueError as error:
@@ -306,19 +316,37 @@ def plan_all(opened: Opened) -> list[int]:
     return made
 
 
+def plan_dataset(opened: Opened, name: str) -> list[int]:
+    """Take in what came to a dataset, plan what it makes due, and return the open runs of its models.
+
+    For who waits for them: the quiet period, in which more rows could come, is over at once.
+    """
+    with opened.store.write() as tx:
+        project = models.project(tx)
+        assert project is not None
+        watch.catch_up(tx, project, name)
+        users = [user for user in models.every(tx) if user.spec.source == name]
+        for user in users:
+            if not models.is_paused(tx, user.name):
+                plan_model(tx, user.id)
+        return runs.open_of(tx, [user.id for user in users])
+
+
 def cancel(opened: Opened, run_id: int, actor: str) -> str:
     """Cancel a run and return its state afterwards; items that other runs want go on for those."""
     with opened.store.write(actor) as tx:
         return runs.cancel_run(tx, run_id, actor)
 
 
-def retry_failed(opened: Opened, run_id: int, actor: str) -> Asked:
+def retry_failed(opened: Opened, run_id: int, actor: str, most_waiting: int | None = None) -> Asked:
     """Train again exactly the partitions that failed, died or were cancelled in a run.
 
     Raises:
         Conflict: none did.
+        QueueFull: `most_waiting` items wait already.
     """
     with opened.store.write(actor) as tx:
+        items.refuse_more(tx, most_waiting)
         run = runs.run_row(tx, run_id)
         keys = [KeyText(key) for key in runs.failed_partitions(tx, run_id)]
         if not keys:

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from evertrain import registry
-from evertrain.clock import from_text
-from evertrain.control import back, tell
+from evertrain import forecasts, registry
+from evertrain.clock import from_text, to_text
+from evertrain.control import back, steer, tell
 from evertrain.control.opened import Opened
 from evertrain.errors import ConfigError, NoModelYet, NotFound
 from evertrain.events import Event, Kind, sentence
@@ -245,35 +245,15 @@ def _partition(spec: ModelSpec, row: Record) -> Partition:
     )
 
 
-def key_of(opened: Opened, model: str, named: Mapping[str, Any] | None) -> KeyText | None:
+def key_of(opened: Opened, model: str, named: Mapping[str, str] | None) -> KeyText | None:
     """Return the key of the partition that somebody named in text, with values of the columns' types; of none, None.
-
-    An empty value of a dimension names rows without one.
 
     Raises:
         NotFound: no such model, or a name is no dimension of it.
     """
     with opened.store.read() as tx:
         found = models.by_name(tx, model)
-    return typed_key(found, named) if named else None
-
-
-def typed_key(model: models.Model, named: Mapping[str, Any]) -> KeyText:
-    """Return the key that values as text name, as the columns of the model's source are typed."""
-    columns = (model.extract or {}).get("columns", {})
-    return back.key_of(model.spec, {name: _typed(columns.get(name), value) for name, value in named.items()})
-
-
-def _typed(kind: str | None, value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if kind == "integer" and re.fullmatch("-?[0-9]{1,18}", value):
-        return int(value)
-    if kind == "number" and re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", value):
-        return float(value)
-    if kind == "boolean" and value in ("true", "false"):
-        return value == "true"
-    return value
+    return back.key_of(found.spec, forecasts.typed(found, named)) if named else None
 
 
 def _place(tx: Tx, model: models.Model, key: KeyText | None) -> Record:
@@ -695,7 +675,24 @@ def item_list(
     )
 
 
-# --- decisions and events ---------------------------------------------------------------------------------------
+# --- schedules, decisions and events ---------------------------------------------------------------------------------------
+
+
+def schedule_list(
+    opened: Opened, model: str | None = None, limit: int = 50, cursor: str | None = None
+) -> Page[steer.Scheduled]:
+    """Return the active schedules, in order of their next moment."""
+    filters = {"model": model}
+    after = read_cursor(cursor, "schedules", filters, str, int)
+    found = steer.schedule_list(opened, model)  # people wrote them, so there are few
+    rest = [one for one in found if after is None or _moment_of(one) > after]
+    last = rest[limit - 1] if len(rest) > _sized(limit) else None
+    return Page(rest[:limit], None if last is None else write_cursor("schedules", filters, list(_moment_of(last))))
+
+
+def _moment_of(one: steer.Scheduled) -> tuple[str, int]:
+    # "~" is behind every digit: what has no next moment comes last, as the store lists it.
+    return to_text(one.next_at) if one.next_at else "~", one.schedule
 
 
 @dataclass(frozen=True)

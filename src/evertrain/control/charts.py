@@ -9,20 +9,22 @@ import contextlib
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from evertrain import registry, scores
+from evertrain import notify, registry, scores
 from evertrain.clock import from_text
 from evertrain.control import browse, forecast, tell
 from evertrain.control.opened import Opened
 from evertrain.errors import EvertrainError, NoModelYet, NotFound, reason_of
+from evertrain.events import Kind
 from evertrain.forecasts import Forecast, Forecasts
 from evertrain.partitions import KeyText, Value, encode
-from evertrain.specs import ModelSpec
-from evertrain.store import champions, datasets, demand, evaluations, models
+from evertrain.specs import Dataset, ModelSpec
+from evertrain.store import champions, datasets, demand, evaluations, models, sources
+from evertrain.store.connect import Record
 
 _MOST_ROWS = 20_000  # of a dataset, up to which a page reads the rows below a rollup: more would keep it waiting
 _DAYS = 90
@@ -38,12 +40,16 @@ class Back:
     why: str
 
 
+_BACK = 20  # rollbacks of a model that are looked at
+
+
 @dataclass(frozen=True)
 class ScoresOverTime:
     """How a partition's fits scored, oldest first, when they served, and which gave way again.
 
     Attributes:
         score: the one that decides; empty before the first fit.
+        back, elsewhere: the newest rollbacks of this partition, and those of others of the model.
         before: all scores of the champion that the newest fit was compared with, on the same rows; empty without one.
     """
 
@@ -55,6 +61,7 @@ class ScoresOverTime:
     higher_is_better: bool
     fits: tuple[browse.Scored, ...] = ()
     back: tuple[Back, ...] = ()
+    elsewhere: tuple[Back, ...] = ()
     before: Mapping[str, float | None] = field(default_factory=dict)
 
 
@@ -92,8 +99,14 @@ def over_time(opened: Opened, model: str, key: KeyText | None = None, limit: int
         known.higher_is_better if known else True,
         tuple(reversed(fits)),
         tuple(reversed(back)),
+        tuple(_elsewhere(opened, model, [one.at for one in back])),
         before,
     )
+
+
+def _elsewhere(opened: Opened, model: str, own: Sequence[datetime]) -> list[Back]:
+    told = browse.event_list(opened, model, kinds=[Kind.CHAMPION_ROLLED_BACK], limit=_BACK).items
+    return [Back(one.at, one.data["to"], one.actor, one.data["why"]) for one in reversed(told) if one.at not in own]
 
 
 @dataclass(frozen=True)
@@ -203,3 +216,104 @@ def declaration(opened: Opened, model: str) -> ModelSpec:
     """
     with opened.store.read() as tx:
         return models.by_name(tx, model).spec
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One declared dataset as it stands.
+
+    Attributes:
+        columns: type by name; empty before the first batch.
+        users: the models that are trained on it.
+        batches: the newest ones.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    time: str | None
+    rows: int
+    version: int
+    columns: Mapping[str, str]
+    users: tuple[str, ...]
+    batches: Sequence[Record]
+
+
+def kept(opened: Opened, limit: int = 20) -> list[Kept]:
+    """Return the declared datasets, each with its newest batches."""
+    project = opened.project()
+    found = []
+    with opened.store.read() as tx:
+        declared = models.every(tx)
+        for name, source in project.sources.items():
+            if not isinstance(source, Dataset):
+                continue
+            dataset = datasets.by_name(tx, name)
+            found.append(
+                Kept(
+                    name,
+                    tuple(source.key),
+                    source.time,
+                    dataset.rows if dataset else 0,
+                    dataset.version if dataset else 0,
+                    dataset.columns if dataset else {},
+                    tuple(one.name for one in declared if one.spec.source == name),
+                    datasets.batches(tx, dataset, limit) if dataset else (),
+                )
+            )
+    return found
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A source that stays where it is, as it was read last."""
+
+    name: str
+    kind: str
+    rows: int | None
+    read_at: str | None
+    problem: str | None
+    users: tuple[str, ...]
+
+
+def elsewhere(opened: Opened) -> list[Elsewhere]:
+    """Return the sources that are no datasets."""
+    project = opened.project()
+    with opened.store.read() as tx:
+        declared = models.every(tx)
+        states = {name: sources.state(tx, name) for name in project.sources}
+    return [
+        Elsewhere(
+            name,
+            source.kind,
+            row.rows if row else None,
+            row.read_at if row else None,
+            row.problem if row else None,
+            tuple(one.name for one in declared if one.spec.source == name),
+        )
+        for name, source in project.sources.items()
+        if not isinstance(source, Dataset)
+        for row in [states[name]]
+    ]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What channels are told of an ended run."""
+
+    at: datetime
+    run: int
+    status: str
+    promoted: bool
+    text: str
+
+
+def notices(opened: Opened, limit: int = 20) -> list[Notice]:
+    """Return what the channels were told of the newest ended runs, newest first; runs with nothing to tell are left out."""
+    ended = browse.event_list(opened, kinds=[Kind.RUN_ENDED], limit=limit).items
+    with opened.store.read() as tx:
+        told = [(event, notify.describe(tx, event.run)) for event in ended if event.run is not None]
+    return [
+        Notice(event.at, one["run_id"], one["status"], bool(one["promoted"]), one["text"])
+        for event, one in told
+        if one is not None and (one["promoted"] or one["status"] != "success" or one.get("verdict"))
+    ]

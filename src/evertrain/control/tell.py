@@ -33,7 +33,7 @@ class ModelStatus:
         score, value, change: the deciding score, its value for the widest champion, and how much better it was than
             the champion before, in per cent.
         rows, min_rows: usable rows at the last read, and how many a training needs.
-        decision: the last answer of any trigger, in words.
+        decision, decided_by: the last answer of any trigger in words, and which of them gave it.
         held, held_until: how many trainings wait for the end of a blackout window, and when that is.
     """
 
@@ -59,6 +59,7 @@ class ModelStatus:
     problem: str | None
     held: int = 0
     held_until: datetime | None = None
+    decided_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def model_status(
         problem=source.problem if source else None,
         held=waiting,
         held_until=until,
+        decided_by=last.cause if last else None,
     )
 
 

@@ -67,7 +67,15 @@ def moments(found: Sequence[datetime], left: float, right: float, most: int = 4)
         low, high = low - 1800, high + 1800
     scale = Scale(low, high, left, right)
     zone = found[0].tzinfo
-    form = "%H:%M" if high - low < 86400 else "%d %b" if high - low < 200 * 86400 else "%b %Y"
+    form = (
+        "%H:%M:%S"
+        if high - low < 600
+        else "%H:%M"
+        if high - low < 86400
+        else "%d %b"
+        if high - low < 200 * 86400
+        else "%b %Y"
+    )
     marks = [low + (high - low) * n / most for n in range(most + 1)]
     return scale, [Tick(scale(one), datetime.fromtimestamp(one, zone).strftime(form).lstrip("0")) for one in marks]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evertrain.control import browse, charts, tell
+from evertrain.control import browse, charts, progress, tell
 from evertrain.control.opened import Opened
 from evertrain.control.tell import ModelStatus
 from evertrain.dashboard import drawing
@@ -15,15 +15,16 @@ from evertrain.store.tokens import Caller
 
 _SPARKED = 30  # models whose line is drawn, fits in such a line
 _FITS = 24
+_RUNS, _FOLLOWED = 100, 12  # open runs looked at, and models whose progress is told
 _SERVED = ("promoted", "adopted")
 
 
 @dataclass(frozen=True)
 class Glance:
-    """One model on the overview: how it stands, its run under way, and the line of its score."""
+    """One model on the overview: how it stands, how far its run is, and the line of its score."""
 
     status: ModelStatus
-    run: browse.Run | None
+    progress: progress.Progress | None
     spark: drawing.Spark | None
     spoken: str
 
@@ -43,13 +44,14 @@ def render(opened: Opened, caller: Caller, _: Mapping[str, str], query: Mapping[
     )
 
 
-def running(opened: Opened) -> dict[str, browse.Run]:
-    """Return the run of each model that goes on now; of several the one that works, else the oldest."""
-    found = [*browse.run_list(opened, state="queued").items, *browse.run_list(opened, state="running").items]
-    return {one.model: one for one in sorted(found, key=lambda one: (one.state == "running", -one.run))}
+def running(opened: Opened, only: str | None = None) -> dict[str, progress.Progress]:
+    """Return how far the run of each model is that goes on now; of several the one that works, else the oldest."""
+    found = [one for state in ("queued", "running") for one in browse.run_list(opened, only, state, _RUNS).items]
+    telling = {one.model: one for one in sorted(found, key=lambda one: (one.state == "running", -one.run))}
+    return {model: progress.of_run(opened, one.run) for model, one in list(telling.items())[:_FOLLOWED]}
 
 
-def _glance(opened: Opened, one: ModelStatus, run: browse.Run | None, *, drawn: bool) -> Glance:
+def _glance(opened: Opened, one: ModelStatus, run: progress.Progress | None, *, drawn: bool) -> Glance:
     past = charts.over_time(opened, one.name, limit=_FITS) if drawn else None
     known = [fit.value for fit in past.fits if fit.value is not None and fit.outcome in _SERVED] if past else []
     found = drawing.spark(known)

@@ -14,11 +14,25 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
 
 from evertrain import __version__, dashboard, errors
 from evertrain.server import answers
-from evertrain.server.routes import health, live, pages
+from evertrain.server.guard import Guard
+from evertrain.server.routes import (
+    access,
+    datasets,
+    decisions,
+    docs,
+    events,
+    figures,
+    health,
+    live,
+    models,
+    pages,
+    runs,
+    schedules,
+    status,
+)
 from evertrain.server.service import Service
 
 logger = logging.getLogger("evertrain")
@@ -26,6 +40,7 @@ logger = logging.getLogger("evertrain")
 # The first row that fits answers. Whatever is not in here is our own mistake: 500, and the log has the rest.
 STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (errors.NotFound, 404),
+    (errors.QueueFull, 429),
     (errors.Conflict, 409),
     (errors.ConfigError, 422),
     (errors.DataError, 422),
@@ -70,8 +85,8 @@ def of_error(error: Exception) -> JSONResponse:
     return problem(status, str(error), headers, **more)
 
 
-def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence[Traversable] = ()) -> ASGIApp:
-    """Return the application of a service.
+def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence[Traversable] = ()) -> Guard:
+    """Return the application of a service, behind its guard.
 
     Args:
         routers: mounted beside its own.
@@ -120,9 +135,8 @@ def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, ours)
-    app.state.answers = answers.Answers(app, service.opened)
-    found: ASGIApp = app.state.answers
-    return found
+    app.state.answers = answers.Answers(app, service.opened, service.counters)
+    return Guard(app.state.answers, service.access, service.options, service.counters.request)
 
 
 def as_page(request: Request, answer: Response, detail: str) -> Response:
@@ -141,4 +155,19 @@ def as_page(request: Request, answer: Response, detail: str) -> Response:
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    return (health.router, answers.router, live.router)
+    modules = (
+        health,
+        status,
+        access,
+        models,
+        runs,
+        schedules,
+        decisions,
+        events,
+        figures,
+        answers,
+        live,
+        datasets,
+        docs,
+    )
+    return (*(one.router for one in modules), figures.metrics)

@@ -22,9 +22,12 @@ import uvicorn
 
 from evertrain.errors import Conflict
 from evertrain.server import app
+from evertrain.server.protocol import Protocol
 from evertrain.server.service import Options, Service
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from fastapi import APIRouter
 
 _GRACE_S = 5  # for answers that are on their way when the loop has ended
@@ -57,6 +60,7 @@ def serve(
     service: Service,
     listening: socket.socket,
     routers: Sequence[APIRouter] = (),
+    assets: Sequence[Traversable] = (),
     *,
     on_ready: Callable[[], None] = lambda: None,
     worker: Sequence[str] = (),
@@ -64,13 +68,15 @@ def serve(
     """Answer on a listening socket until a signal ends it.
 
     Args:
+        routers, assets: beside the service's own.
         on_ready: called once requests are answered.
         worker: command of one more process that answers; it is started `options.workers - 1` times, with the socket's
             number and the options as JSON appended.
     """
     _raise_files()
     options = service.options
-    server = _Server(service, app.create(service, routers), on_ready)
+    guard = app.create(service, routers, assets)
+    server = _Server(service, guard, on_ready)
     others = _Others([*worker, str(listening.fileno()), json.dumps(asdict(options))], listening.fileno())
     if worker:
         others.keep(options.workers - 1, service.stopping)
@@ -92,7 +98,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 application,  # type: ignore[arg-type]
-                http="httptools",
+                http=Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -205,8 +205,7 @@ class Streams:
 
     def still_good(self, caller: tokens.Caller | None) -> bool:
         """Return whether a caller's token may still be used."""
-        access = getattr(self.service, "access", None)
-        return True if access is None or caller is None else bool(access.still_good(caller))
+        return caller is None or self.service.access.still_good(caller)
 
 
 def _is_loopback(peer: str) -> bool:
@@ -248,7 +247,7 @@ class EventStream(Response):
             return
         bell = Bell()
         try:
-            with self.streams.tail.heard_by(bell):
+            with self.streams.service.counters.stream(), self.streams.tail.heard_by(bell):
                 await _Sending(self, Reader(self.streams, bell), receive, send).run()
         finally:
             self.streams.leave(peer)

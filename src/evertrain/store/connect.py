@@ -16,6 +16,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +37,10 @@ _NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "
 _TRIES, _PAUSE_S = 100, 0.02
 
 Record = Row[*tuple[Any, ...]]
+
+# What a request that must be done once brings into every transaction that is written in its caller's name: that it was
+# done is stored together with what it did, or neither is.
+with_it: ContextVar[Callable[[Tx], None] | None] = ContextVar("with_it", default=None)
 
 
 class Tx:
@@ -75,7 +80,7 @@ class Tx:
         return self._connection.execute(text(sql), each).rowcount
 
     def counter(self, name: str) -> int:
-        """Return where a counter stands: `commit`, `fence`, `epoch`, `fallbacks`, `forecast_fallbacks`, `runs_full`, and others."""
+        """Return where a counter stands: `commit`, `fence`, `epoch`, `fallbacks`, `runs_full` and others."""
         return int(self.value("SELECT value FROM counters WHERE name = :name", name=name))
 
     def next(self, counter: str) -> int:
@@ -148,12 +153,17 @@ class Store:
     def write(self, actor: str | None = None) -> Iterator[Tx]:
         """Open a writing transaction; it commits at the end of the block and is rolled back by any error.
 
+        Args:
+            actor: in whose name; None is this process's.
+
         Raises:
             StoreBusy: another process held the write lock for longer than `busy_s`.
             StoreError: the database failed, e.g. because the disk is full.
         """
         with self._transaction("BEGIN IMMEDIATE", actor) as tx:
             yield tx
+            if actor is not None and (beside := with_it.get()) is not None:
+                beside(tx)
         if tx.written:
             for listener in self.listeners:
                 listener(tx.written)

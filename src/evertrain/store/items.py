@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from evertrain.clock import to_text
-from evertrain.errors import StaleAttempt
+from evertrain.errors import QueueFull, StaleAttempt
 from evertrain.events import Kind, ranges
 from evertrain.states import ItemState
 from evertrain.store import blackouts, demand, leases, runs
@@ -447,6 +447,12 @@ def skip_retired(tx: Tx, partition_ids: Iterable[int]) -> None:
         ids = [row.id for row in rows if row.run_id == run_id]
         tx.event(Kind.ITEMS_SETTLED, run_id=run_id, outcomes={ItemState.SKIPPED: ranges(ids)})
         runs.end_runs(tx, ids)
+
+
+def refuse_more(tx: Tx, most: int | None) -> None:
+    """Raise `QueueFull` where `most` items wait already; None takes on anything."""
+    if most is not None and tx.value("SELECT 1 FROM items WHERE state = 'waiting' LIMIT 1 OFFSET :n", n=most - 1):
+        raise QueueFull(f"{most:,} trainings wait already, so this one was not taken on; ask again when some are done")
 
 
 def open_counts(tx: Tx) -> dict[str, int]:
