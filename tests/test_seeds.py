@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shlex
 import sys
 import textwrap
+import time
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from starlette.testclient import TestClient
 
-import evertrain.compat as compat
-from evertrain import CsvFile, on_score_drop
+from evertrain import CsvFile, Settings, compat, daily, on_score_drop
 from evertrain.clock import ManualClock
-from evertrain.compat import words
+from evertrain.compat import routes, words
+from evertrain.control import tell
 from evertrain.errors import ConfigError, Conflict, NotFound, UnknownName
+from evertrain.server import app
+from evertrain.server.service import Service
+from evertrain.specs import TRIGGER_TYPES, Cause, ScoreDrop
 
 from .seeds import PRINTED
 
@@ -245,7 +252,6 @@ def test_a_job_with_too_few_rows_says_so_and_trains_nothing(trained, words_of, c
     [job] = [retraining.add_job("climate_optimizer", "daily", schedule_time="03:00", min_samples=500)]
     trained.opened.store.clock.advance(hours=18)
     assert [one for one in retraining.check_and_execute_jobs() if one.model_type == "climate_optimizer"] == []
-    from evertrain.control import tell
 
     said = {one["rule"]: one["reason"] for one in tell.why(trained.opened, "climate_optimizer")["decisions"]}
     assert said[f"schedule:{job}"] == "Insufficient samples: 240 < 500"
@@ -461,3 +467,212 @@ def test_insights_are_the_retrainings_of_some_days_by_improvement(trained, words
     assert len(repo.get_insights(time_range="last_30d")) == 2
     with pytest.raises(UnknownName, match="model_retrained"):
         repo.get_insights(type="drift")
+
+
+# --- over HTTP --------------------------------------------------------------------------------------------------
+
+
+def curl(client, line):
+    """Do what a printed curl line does, and return the answer."""
+    arguments = shlex.split(line)
+    assert arguments.pop(0) == "curl"
+    method, headers, files, content, url = None, {}, None, None, ""
+    while arguments:
+        one = arguments.pop(0)
+        if one == "-X":
+            method = arguments.pop(0)
+        elif one == "-H":
+            name, _, value = arguments.pop(0).partition(":")
+            headers[name] = value.strip()
+        elif one == "-d":
+            content, method = arguments.pop(0), method or "POST"
+        elif one == "-F":
+            name, _, path = arguments.pop(0).partition("=@")
+            files, method = {name: (path, Path(path).read_bytes(), "text/csv")}, method or "POST"
+        else:
+            assert not one.startswith("-"), f"{one} is an option of curl that this test does not know"
+            url = one
+    return client.request(method or "GET", url, headers=headers, files=files, content=content)
+
+
+def lines(number, start):
+    """Return the lines of a printed block that begin with a word."""
+    return [one for one in PRINTED[number].splitlines() if one.startswith(start)]
+
+
+def served(project):
+    return TestClient(app.create(Service(project.opened), routes.routers, [routes.STATIC]), "http://localhost:8000")
+
+
+def test_the_routes_of_document_001_answer_in_its_fields(trained, words_of):
+    """S1-28, S1-29, S1-30, S1-31: every field that the document prints is there, and of its kind."""
+    result, listed, asked, added, removed = (json.loads(PRINTED[1, number]) for number in range(22, 27))
+    with served(trained) as client:
+        done = client.post("/api/v1/ai/retrain/climate_optimizer?force=true").json()
+        assert list(done)[: len(result)] == list(result)
+        assert {name: type(one) for name, one in done.items() if name in result} == {
+            n: type(v) for n, v in result.items()
+        }
+        assert set(result["old_metrics"]) <= set(done["old_metrics"])
+        assert (done["old_version"], done["new_version"], done["outcome"]) == ("1.0.0", "1.1.0", "promoted")
+        skipped = client.post("/api/v1/ai/retrain/climate_optimizer").json()
+        assert (skipped["outcome"], skipped["new_version"]) == ("not_needed", "1.1.0")
+
+        numbers = [client.post("/api/v1/ai/retraining/schedule", json=one).json() for one in (asked, asked)]
+        assert numbers == [{**added, "job_id": 1}] * 2, "the same job again is no second one"
+        drift = {"model_type": "disease", "schedule_type": "on_drift", "drift_threshold": 0.15}
+        assert client.post("/api/v1/ai/retraining/schedule", json=drift).json() == {**added, "job_id": 2}
+        jobs = client.get("/api/v1/ai/retraining/schedule").json()["jobs"]
+        assert [list(one) for one in jobs] == [list(one) for one in listed["jobs"]]
+        assert jobs[0]["schedule_config"] == listed["jobs"][0]["schedule_config"] == {"day": 2, "time": "03:00"}
+        assert (jobs[0]["next_run"], jobs[0]["last_run"]) == ("2026-02-18T03:00:00Z", None)
+        assert (jobs[1]["schedule_config"], jobs[1]["next_run"]) == ({"drift_threshold": 0.15}, None)
+        assert client.delete("/api/v1/ai/retraining/schedule/2").json() == removed
+        assert client.delete("/api/v1/ai/retraining/schedule/2").status_code == 404
+        wrong = client.post("/api/v1/ai/retraining/schedule", json={"model_type": "disease", "schedule_type": "hourly"})
+        assert (wrong.status_code, "daily" in wrong.json()["detail"]) == (422, True)
+        assert client.post("/api/v1/ai/retrain/plum").status_code == 404
+        assert ScoreDrop(0.15) not in trained.opened.project().models["disease"].triggers
+
+
+HISTORY = json.loads(PRINTED[2, 18])
+
+
+@pytest.fixture
+def flowers(make, folder):
+    """The two models of document 002, on a clock that goes by itself."""
+    project = make(zone="UTC", settings=Settings(tick_s=0.05, check_s=0.3))
+    (folder / "data" / "raw").mkdir(parents=True)
+    for name in ("iris", "housing"):
+        plants(folder / f"data/raw/{name}.csv")
+        rows = project.source(name, CsvFile(f"data/raw/{name}.csv", time="day"))
+        project.model(name, rows, target="sick", trainer=Side(), scores=["accuracy", "f1"])
+    return project
+
+
+def test_the_routes_of_document_002_start_tell_trigger_and_stop_as_printed(flowers, monkeypatch, capsys):
+    """S2-18, S2-19, S2-20, S2-21, S2-22, S2-28: the curl lines, and the Python that prints what they answer."""
+    told = [*lines((2, 2), "curl"), *lines((2, 3), "curl"), *lines((2, 16), "curl")]
+    assert len(told) == 3
+    with served(flowers) as client:
+        asked = ModuleType("requests")
+        asked.get, asked.post = client.get, client.post
+        monkeypatch.setitem(sys.modules, "requests", asked)
+        assert client.get("/retraining/status").json()["is_running"] is False
+        by_hand = client.post("/retraining/trigger/iris").json()
+        assert (by_hand["status"], by_hand["trigger_type"]) == ("success", "manual"), "no loop runs, so it is done here"
+        for line in told:
+            assert curl(client, line).status_code == 200, line
+        exec(PRINTED[2, 11], {})
+        said = capsys.readouterr().out
+        assert "System running: True" in said
+        assert "iris: manual - " in said
+        for line in (*PRINTED[2, 8].splitlines(), *PRINTED[2, 9].splitlines(), *PRINTED[2, 10].splitlines()):
+            if line and not line.startswith("#"):
+                method, path = line.split()
+                assert client.request(method, path.format(model_name="housing")).status_code == 200, line
+        assert curl(client, told[0]).json()["is_running"] is True
+        deadline = time.monotonic() + 30
+        while client.get("/retraining/status").json()["running_retrainings"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        status = client.get("/retraining/status").json()
+        iris = status["models"]["iris"]
+        assert (iris["data_size"], iris["data_sufficient"], iris["metric"]) == (240, True, "accuracy")
+        assert iris["model_age_seconds"] >= 0
+        assert 0.5 < iris["performance"] <= 1
+        found = client.get("/retraining/history?model_name=iris&limit=20").json()["history"]
+        assert {one["model_name"] for one in found} == {"iris"}
+        assert list(found[0])[: len(HISTORY)] == list(HISTORY)
+        assert {one["trigger_type"] for one in found} <= set(TRIGGER_TYPES)
+        assert len(client.get("/retraining/history?limit=1").json()["history"]) == 1
+        stopped = client.post("/retraining/stop").json()
+        assert stopped["is_running"] is False
+        assert "models serve on" in stopped["message"]
+        assert client.post("/retraining/trigger/plum").status_code == 404
+
+
+def test_every_cause_has_one_of_the_trigger_types():
+    """S2-21, S2-23, S3-14: one list for history, metrics and SQL."""
+    assert {cause.trigger_type for cause in Cause} == set(TRIGGER_TYPES)
+    assert words.HISTORY["trigger_type"][1]("declaration") == "manual"
+
+
+# --- document 002: the manager ----------------------------------------------------------------------------------
+
+
+def test_a_configuration_has_the_printed_defaults_and_the_shipped_ones_are_written_so():
+    """S2-01, S2-02, S2-03."""
+    config = compat.RetrainingConfig("iris")
+    assert (config.check_interval, config.min_data_size, config.max_model_age_hours) == (300, 100, 24)
+    assert (config.performance_threshold, config.enable_auto_retraining) == (0.05, True)
+    shipped = {name: compat.RetrainingConfig(**one) for name, one in eval(PRINTED[2, 4]).items()}
+    assert (shipped["iris"].check_interval, shipped["iris"].min_data_size) == (300, 50)
+    assert (shipped["housing"].max_model_age_hours, shipped["housing"].performance_threshold) == (48, 0.03)
+    around = {"RetrainingConfig": compat.RetrainingConfig}
+    exec(PRINTED[2, 13], around)
+    exec(PRINTED[2, 14], around)
+    assert around["config"].performance_threshold == 0.05
+
+
+def test_the_manager_configures_trains_tells_the_callback_and_stops(flowers, words_of_monitoring, capsys):
+    """S2-04, S2-05, S2-07, S2-12, S2-13, S2-31: the custom example, with a function of this process as callback."""
+    root = flowers.root
+    (root / "data" / "custom").mkdir()
+    plants(root / "data/custom/data.csv", 300)
+    flowers.model("custom_model", "iris", target="sick", trainer=Side(), triggers=[daily()], scores=["accuracy"])
+    around = words_of_monitoring
+    exec(PRINTED[2, 27], around)
+    manager, config = around["manager"], around["configs"]["custom_model"]
+    around["config"] = config
+    exec(PRINTED[2, 28], around)
+    try:
+        spec = flowers.opened.project()
+        assert spec.sources["iris"].path == "data/custom/data.csv"
+
+        declared = tell.config(flowers.opened, "custom_model")
+        kinds = {one["kind"]: one for one in declared["declaration"]["triggers"]}
+        assert set(kinds) == {"schedule", "data_change", "age", "score_drop"}
+        assert (kinds["age"]["limit"], kinds["score_drop"]["threshold"]) == ("12h", 0.03)
+        assert declared["overrides"]["min_samples"] == 200
+        done = manager.trigger("custom_model")
+        assert (done["status"], done["trigger_type"]) == ("success", "manual")
+        deadline = time.monotonic() + 20
+        said = ""
+        while "completed in" not in said and time.monotonic() < deadline:
+            time.sleep(0.05)
+            said += capsys.readouterr().out
+        assert re.search(r"custom_model retraining completed in \d+\.\d\ds", said)
+        assert manager.is_running
+        assert manager.status()["models"]["custom_model"]["data_size"] == 300
+        assert manager.history("custom_model", 1)[0]["status"] == "success"
+        with (root / "data/custom/data.csv").open("a") as file:
+            file.write("not a row of this file\n")
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            reasons = [one["reason"] for one in tell.why(flowers.opened, "custom_model")["decisions"]]
+            if any("no usable row changed" in one for one in reasons):
+                break
+            time.sleep(0.1)
+        assert any("no usable row changed" in one for one in reasons), reasons
+    finally:
+        manager.stop()
+    assert not manager.is_running
+    around["retraining_notification"]("iris", "failed", 1.0, error="the trainer is unwell")
+    assert "iris retraining failed: the trainer is unwell" in capsys.readouterr().out
+    observing = compat.RetrainingConfig("custom_model", min_data_size=200, enable_auto_retraining=False)
+    compat.RetrainingManager(flowers.opened, {"custom_model": observing})
+    assert tell.config(flowers.opened, "custom_model")["declaration"]["auto"] == "observe"
+    compat.RetrainingManager(flowers.opened, {"custom_model": config})
+    assert tell.config(flowers.opened, "custom_model")["declaration"]["auto"] == "train"
+    with pytest.raises(NotFound, match="'plum' is not declared"):
+        compat.start_retraining_monitoring({"plum": compat.RetrainingConfig("plum")}, flowers)
+
+
+@pytest.fixture
+def words_of_monitoring(flowers, monkeypatch):
+    for name in ("src", "src.models", "src.models.retraining"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    here = sys.modules["src.models.retraining"]
+    here.RetrainingConfig = compat.RetrainingConfig
+    here.start_retraining_monitoring = lambda configs: compat.start_retraining_monitoring(configs, flowers)
+    return {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from evertrain import registry, scores
 from evertrain.compat import words
-from evertrain.control import accuracy, ask, drift, jobs
+from evertrain.control import accuracy, ask, drift, jobs, steer
 from evertrain.control.opened import Opened
 from evertrain.control.work import Outcome, Progress, loop_alive, read_first, read_now, run_to_end
 from evertrain.errors import Conflict, TrainingError
@@ -131,7 +131,7 @@ class AutomatedRetrainingService:
         Raises:
             NotFound: there is no such job.
         """
-        jobs.remove(self.opened, job_id, actor=self._actor)
+        steer.remove_schedule(self.opened, job_id, actor=self._actor)
 
     def retrain_model(
         self,

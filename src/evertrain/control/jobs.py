@@ -65,18 +65,6 @@ def lower_floor(tx: Tx, model: models.Model, rows: int) -> None:
         models.set_override(tx, model.name, "min_samples", rows)
 
 
-def remove(opened: Opened, number: int, *, actor: str = "evertrain") -> str:
-    """Remove a rule and return its model's name.
-
-    Raises:
-        NotFound: no such rule is active.
-    """
-    with opened.store.write(actor) as tx:
-        model = str(schedules.remove(tx, number).model)
-        models.declare_again(tx, model)
-        return model
-
-
 def every(opened: Opened) -> list[Job]:
     """Return the active rules, in order of their next moment."""
     with opened.store.read() as tx:
