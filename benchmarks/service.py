@@ -162,9 +162,8 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path | None = Non
     deadline = time.monotonic() + 60
     while True:
         assert process.poll() is None, log.read_text()[-2000:] if log else "the server ended"
-        with suppress(OSError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):
-                return
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):
+            return
         assert time.monotonic() < deadline, "the server does not answer"
         time.sleep(0.05)
 
@@ -177,7 +176,9 @@ def load(asked: Asked) -> Told:
 def loads(asked: list[Asked], also: Any = None) -> list[Told]:
     """Have several processes do so at the same time, and meanwhile call `also`."""
     running = [
-        subprocess.Popen([sys.executable, "-m", "benchmarks.load", json.dumps(asdict(one))], cwd=_ROOT, stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.load", json.dumps(asdict(one))], cwd=_ROOT, stdout=subprocess.PIPE
+        )
         for one in asked
     ]
     if also:
@@ -423,7 +424,7 @@ def _held(root: Path, pid: int) -> dict[str, float]:
     wal = root / "evertrain.db-wal"
     return {
         "mb": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
-        "files": len(os.listdir(f"/proc/{pid}/fd")),
+        "files": len(list(Path(f"/proc/{pid}/fd").iterdir())),
         "scratch": sum(path.is_file() for path in scratch.rglob("*")),
         "wal_mb": wal.stat().st_size / 2**20 if wal.exists() else 0.0,
     }
