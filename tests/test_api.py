@@ -312,7 +312,7 @@ def test_a_run_is_cancelled_and_what_failed_in_it_tried_again(api):
 def test_a_number_that_no_run_has_is_not_found(api, number):
     """A-05: whatever is wrong with it, the answer is the same."""
     for path in (f"/runs/{number}", f"/runs/{number}/items"):
-        assert "does not exist" in api.get(path, 404)["detail"]
+        assert api.get(path, 404)["status"] == 404
     api.post(f"/runs/{number}/cancel", status=404)
     api.delete(f"/schedules/{number}", 404)
     api.delete(f"/tokens/{number}", 404)
