@@ -8,7 +8,7 @@ from evertrain.control import report
 from evertrain.control.opened import Opened
 from evertrain.dashboard.page import shown
 from evertrain.errors import ConfigError
-from evertrain.specs import TRIGGER_TYPES, parse_duration
+from evertrain.specs import TRIGGER_TYPES
 from evertrain.store.tokens import Caller
 
 _SPANS = (("7d", "7 days"), ("30d", "30 days"), ("90d", "90 days"), ("365d", "a year"))
@@ -22,7 +22,7 @@ def render(opened: Opened, caller: Caller, _: Mapping[str, str], query: Mapping[
         ConfigError: the span or the price is none.
     """
     last = query.get("last") or _DEFAULT
-    found = report.report(opened, parse_duration(last), model=query.get("model") or None, price=_price(query))
+    found = report.report(opened, report.span_of(last), model=query.get("model") or None, price=_price(query))
     most = max((number for number in found.together.triggers.values()), default=1)
     return shown(
         "report.html",
