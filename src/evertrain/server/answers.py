@@ -1,9 +1,10 @@
 """Forecasts over HTTP, from bytes that are rendered once: in front of all other routes, without their machinery.
 
 Each process keeps the forecasts that were asked for. What is kept is looked up in the store again, in one statement,
-as soon as it is half a second old or this process wrote to the log of events, and rendered anew only where the store
-holds something else. So a swap is served everywhere within a second, what `behind` and `stale` say is as young, and no
-answer mixes two fits. When the store is away, what is kept answers on, labelled.
+while readers go on, and rendered anew only where the store holds something else; a reader waits for the look only where
+what is kept is nearly a second old, or this process has written to the log since. So a swap is served everywhere within
+a second, what `behind` and `stale` say is as young, and no answer mixes two fits. When the store is away, what is kept
+answers on, labelled.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,20 +21,24 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 
+from evertrain import registry
 from evertrain.clock import to_text
 from evertrain.control.opened import Opened
 from evertrain.errors import ConfigError, EvertrainError, StoreBusy, StoreError
 from evertrain.forecasts import Forecast, Forecasts, Stored, typed
+from evertrain.server.metrics import Counters
 from evertrain.store.connect import dump
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_LIFE_S = 0.5  # after which what is kept is looked up again
+_LOOK_S = 0.4  # after which what is kept is looked up again, when somebody asks for it
+_LIFE_S = 0.8  # after which readers wait for that
 _PATIENCE_S = 1.0  # that a reader waits for the store where what is kept can answer
 _LONGEST_S = 10.0  # that a reader waits where nothing can
 _RENDER_S = 60.0  # that a reader waits for a model that is asked for more than is stored
-_STALE_S = 5.0  # without a look at the store, after which answers say so
+_AGED_S = 1.0  # without a look at the store, after which answers tell their age
+_STALE_S = 5.0  # likewise, after which they warn
 _KEPT_BYTES = 32 << 20
 _KEPT_QUESTIONS = 10_000
 _KEPT_VARIANTS = 20  # of one place
@@ -78,12 +82,11 @@ class Answers:
     """ASGI: answers `GET /api/v1/models/{name}/forecast` itself and leaves everything else to the application behind.
 
     Args:
-        on_read: called for every answer: the model; `answer`, "own" or "rollup"; `behind`; and `age_s`, since what
-            answered was trained.
+        counters: count every answer, and how long after its promotion a champion is served here.
     """
 
-    def __init__(self, behind: ASGIApp, opened: Opened, on_read: Callable[..., None] | None = None) -> None:
-        self.behind, self._opened, self._on_read = behind, opened, on_read
+    def __init__(self, behind: ASGIApp, opened: Opened, counters: Counters) -> None:
+        self.behind, self._opened, self._counters = behind, opened, counters
         self._questions: dict[tuple[str, bytes], _Question] = {}
         self._kept: dict[_Place, _Kept] = {}
         self._size = 0
@@ -112,8 +115,11 @@ class Answers:
         try:
             question = self._questions.get((path, scope["query_string"])) or self._read(path, scope["query_string"])
             kept = self._kept.get(question.place)
-            if kept is None or time.monotonic() - kept.looked >= _LIFE_S or kept.looked <= self._written:
+            age = time.monotonic() - kept.looked if kept is not None else _LIFE_S
+            if kept is None or age >= _LIFE_S or kept.looked <= self._written:
                 kept = await self._looked(question, kept)
+            elif age >= _LOOK_S and question.place not in self._looks and not self._is_away():
+                self._begin_look(question, kept)
             answer = kept.answers.get(question.variant) or await self._rendered(question, kept)
         except EvertrainError as error:
             from evertrain.server.app import of_error
@@ -122,13 +128,12 @@ class Answers:
             return
         same = any(name == b"if-none-match" and _named(value, answer.etag) for name, value in scope["headers"])
         headers = answer.headers if same else answer.headers_with_length
-        if (age := time.monotonic() - kept.looked) >= 2 * _LIFE_S:
+        if (age := time.monotonic() - kept.looked) >= _AGED_S:
             headers = headers + _aged(int(age))
         await send({"type": "http.response.start", "status": 304 if same else 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if same else answer.body})
-        if self._on_read is not None:
-            age_s = self._opened.store.clock.now().timestamp() - kept.trained
-            self._on_read(question.place[0], answer=kept.by, behind=kept.behind, age_s=age_s)
+        age_s = self._opened.store.clock.now().timestamp() - kept.trained
+        self._counters.read(question.place[0], answer=kept.by, behind=kept.behind, age_s=age_s)
 
     def _read(self, path: str, query: bytes) -> _Question:
         """Return what an address asks for.
@@ -168,14 +173,12 @@ class Answers:
             StoreError: it does not answer, and nothing is kept.
         """
         now = time.monotonic()
-        if kept is not None and now - self._away < _LIFE_S:
+        if kept is not None and self._is_away():
             return kept
         task, begun = self._looks.get(question.place, (None, now))
         if task is None or begun <= self._written:
             # One look for all who ask at the same time; one that began before the last write may not have seen it.
-            task, begun = asyncio.create_task(self._look(question, kept)), now
-            task.add_done_callback(_seen)
-            self._looks[question.place] = task, begun
+            task, begun = self._begin_look(question, kept)
         await _done(task, (_LONGEST_S if kept is None else _PATIENCE_S) - (now - begun))
         try:
             if not task.done():
@@ -185,6 +188,16 @@ class Answers:
             if (known := self._kept.get(question.place, kept)) is None:
                 raise
             return known
+
+    def _is_away(self) -> bool:
+        """Whether the store failed a moment ago: it is not asked by every reader then."""
+        return time.monotonic() - self._away < _LOOK_S
+
+    def _begin_look(self, question: _Question, kept: _Kept | None) -> tuple[asyncio.Task[_Kept], float]:
+        task = asyncio.create_task(self._look(question, kept))
+        task.add_done_callback(_seen)
+        found = self._looks[question.place] = task, time.monotonic()
+        return found
 
     async def _look(self, question: _Question, kept: _Kept | None) -> _Kept:
         place, began = question.place, time.monotonic()
@@ -219,6 +232,10 @@ class Answers:
         stored = reader.look(typed(declared, dict(values)), known=kept.stored if kept else None)
         if kept is not None and stored is kept.stored:
             return kept
+        if kept is not None and stored.row.fit != kept.stored.row.fit:
+            with opened.store.read() as tx:
+                since = registry.serving_since(tx, stored.row.id)
+                self._counters.swapped((tx.now - since).total_seconds() if since else 0.0)
         found = _Kept(stored, began, size=4 * len(stored.row.frame) + sum(len(str(one)) for one in stored.leaves))
         with suppress(EvertrainError):  # others wait for this look, whose questions may be better ones
             if stored.holds(*question.variant):

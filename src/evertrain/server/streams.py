@@ -248,7 +248,7 @@ class EventStream(Response):
             return
         bell = Bell()
         try:
-            with self.streams.tail.heard_by(bell):
+            with self.streams.service.counters.stream(), self.streams.tail.heard_by(bell):
                 await _Sending(self, Reader(self.streams, bell), receive, send).run()
         finally:
             self.streams.leave(peer)
