@@ -220,7 +220,7 @@ def test_a_run_counts_where_it_ended_and_no_longer_after_the_span(past: Past) ->
 
 
 def test_a_run_of_many_partitions_is_one_retraining_of_all_their_cost(past: Past) -> None:
-    """The widest rollup speaks for the improvement; costs are of all items."""
+    """S0-42, S0-44: selective runs beside full ones; the widest rollup speaks for the improvement, costs are of all."""
     past.find("Pilar", "Hermosa")
     past.retrained(Cause.DECLARATION, model=SHOP, cpu_s=2)
     past.retrained(Cause.DATA_CHANGE, model=SHOP, towns=["Pilar"], gain=4.0, cpu_s=3)
