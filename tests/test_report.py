@@ -396,8 +396,11 @@ def test_the_command_shows_what_the_report_says(line: Any, monkeypatch: pytest.M
     lines = shown.splitlines()
 
     assert lines[0].startswith("The last 2 d, since ")
-    assert re.search(r"^line +2 +14\.0 +100 % +-50\.0 % \(mae -1\)", shown, re.MULTILINE), shown
-    assert "all together" not in shown
+    assert re.search(
+        r"^line +2 +14\.0 +100 % +0 s \(0 s\) +\S+ m?s \(\S+ m?s\) +\d+ MB +0\.0000$", shown, re.MULTILINE
+    ), shown
+    assert re.search(r"^line +1 +-50\.0 % +-50\.0 % +mae worse by 1$", shown, re.MULTILINE), shown
+    assert "together" not in shown
     assert "  manual  2 (100 %)" in lines
     assert "  promoted  2 (100 %)" in lines
     assert not set(shown) & set("█▏▎▍▌▋▊▉")
