@@ -424,7 +424,7 @@ def _held(root: Path, pid: int) -> dict[str, float]:
     wal = root / "evertrain.db-wal"
     return {
         "mb": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
-        "files": len(os.listdir(f"/proc/{pid}/fd")),
+        "files": len(list(Path(f"/proc/{pid}/fd").iterdir())),
         "scratch": sum(path.is_file() for path in scratch.rglob("*")),
         "wal_mb": wal.stat().st_size / 2**20 if wal.exists() else 0.0,
     }

@@ -103,7 +103,7 @@ def test_a_forged_cursor_is_refused(api, place):
     assert api.get("/events", 422, cursor=forged)["field"] == "cursor"
 
 
-@pytest.mark.parametrize("text", ["", "x", "e30", "bnVsbA", "W10", "?", "é", "A" * 4097, "[" * 3000, "W1tbW1tb"])
+@pytest.mark.parametrize("text", ["", "x", "e30", "bnVsbA", "W10", "?", "é", "A" * 4097, "[" * 300, "W1tbW1tb"])
 def test_a_cursor_of_any_other_text_is_refused(api, text):
     assert "cursor" in api.get("/events", 422, cursor=text)["detail"]
 
@@ -315,6 +315,8 @@ def test_a_number_that_no_run_has_is_not_found(api, number):
         assert "does not exist" in api.get(path, 404)["detail"]
     api.post(f"/runs/{number}/cancel", status=404)
     api.delete(f"/schedules/{number}", 404)
+    api.delete(f"/tokens/{number}", 404)
+    api.get(f"/runs/{number}/events", 404)
 
 
 def test_rollback_and_pin(api):
@@ -442,7 +444,7 @@ def test_every_operation_is_described_with_examples(api):
                         if "$ref" in schema
                         else schema
                     )
-                    assert "example" in content or "example" in schema, (method, path)
+                    assert "example" in content or "example" in schema or "examples" in schema, (method, path)
             good = [answer for status, answer in told["responses"].items() if status.startswith("2")]
             for answer in good:
                 for kind, content in answer.get("content", {}).items():

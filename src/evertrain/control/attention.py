@@ -82,7 +82,7 @@ def attention(opened: Opened) -> list[Need]:
         found = [
             *_loop(tx),
             *_pauses(tx),
-            *_sources(tx, opened, declared),
+            *_sources(tx, declared),
             *_unserved(tx, declared),
             *_broken(tx, declared),
             *_damaged(tx, declared),
@@ -151,9 +151,10 @@ def _pauses(tx: Tx) -> Iterator[Need]:
 # --- rows -------------------------------------------------------------------------------------------------------
 
 
-def _sources(tx: Tx, opened: Opened, declared: Mapping[str, models.Model]) -> Iterator[Need]:
+def _sources(tx: Tx, declared: Mapping[str, models.Model]) -> Iterator[Need]:
     users = models.sources_of(declared.values())
-    kept = {name for name, one in opened.project().sources.items() if isinstance(one, Dataset)} if users else set()
+    project = models.project(tx)
+    kept = {name for name, one in project.sources.items() if isinstance(one, Dataset)} if project else set()
     for row in needs.failed_sources(tx):
         if row.name not in users:
             continue

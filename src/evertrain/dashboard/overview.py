@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evertrain.control import browse, charts, progress, tell
+from evertrain.control import attention, browse, charts, progress, tell
 from evertrain.control.opened import Opened
 from evertrain.control.tell import ModelStatus
 from evertrain.dashboard import drawing
-from evertrain.dashboard.page import shown
+from evertrain.dashboard.page import segment, shown
 from evertrain.errors import ConfigError
-from evertrain.store.tokens import Caller
+from evertrain.store.tokens import Caller, Role
 
 _SPARKED = 30  # models whose line is drawn, fits in such a line
 _FITS = 24
@@ -40,8 +40,51 @@ def render(opened: Opened, caller: Caller, _: Mapping[str, str], query: Mapping[
         _glance(opened, one, open_runs.get(one.name), drawn=place < _SPARKED) for place, one in enumerate(status.models)
     ]
     return shown(
-        "overview.html", opened, caller, query, title="Overview", here="/", status=status, glances=glances, needs=()
+        "overview.html",
+        opened,
+        caller,
+        query,
+        title="Overview",
+        here="/",
+        status=status,
+        glances=glances,
+        needs=_needed(opened, caller),
     )
+
+
+# Calls that a button of the first panel makes at once; what takes something away is asked for on its own page.
+_BUTTONS = {
+    "start": "Start monitoring", "resume": "Resume", "retrain": "Retrain", "retry-failed": "Retry failed", "pin": "Free",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What needs a human, with the button that clears it, or the page to look at."""
+
+    of: attention.Need
+    button: str | None
+    page: str | None
+
+
+def _needed(opened: Opened, caller: Caller) -> list[Needed]:
+    found = []
+    for one in attention.attention(opened):
+        call = one.call
+        name = _BUTTONS.get(call.path.rsplit("/", 1)[-1]) if call and call.method != "GET" else None
+        needed = Role.ADMIN if call and "/monitoring/" in call.path else Role.OPERATOR
+        button = name if caller.role.covers(needed) else None
+        found.append(Needed(one, button, None if button else _page(one)))
+    return found
+
+
+def _page(need: attention.Need) -> str | None:
+    path = need.call.path.removeprefix("/api/v1") if need.call else ""
+    if path.startswith("/datasets/"):
+        return "/data"
+    if path.startswith(("/runs/", "/decisions")):
+        return path.removesuffix("/retry-failed")
+    return f"/models/{segment(need.model)}" if need.model else None
 
 
 def running(opened: Opened, only: str | None = None) -> dict[str, progress.Progress]:

@@ -48,6 +48,7 @@ _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
     (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"),
     (b"access-control-max-age", b"600"),
+    (b"cache-control", b"no-store"),
     (b"content-length", b"0"),
 ]
 _WHO = "show a token: `Authorization: Bearer evt_…`, or log in at /login; `evertrain token create` makes one"
@@ -115,7 +116,8 @@ class Guard:
             self.refused[refusal.status] += 1
             self._on_answer(refusal.status)
             # Nobody reads a body that was refused, however much of it is still to come.
-            headers = [*refusal.headers, *([_CLOSE] if _has_body(dict(scope["headers"])) else [])]
+            pending = _has_body(dict(scope["headers"])) and _CLOSE not in refusal.headers
+            headers = [*refusal.headers, *([_CLOSE] if pending else [])]
             if isinstance(refusal, NotForYou) and _is_page(scope, found):
                 own = dashboard.error_page(
                     refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail, refusal.caller
