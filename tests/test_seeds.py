@@ -713,7 +713,7 @@ def shop(make, folder, monkeypatch):
     trainer, series = Custom("toys:Repeat"), Series(7, freq="D")
     project.model("demand", sales, target="sales", trainer=trainer, series=series, triggers=[on_data_change("0s")])
     first = date.today() - timedelta(days=40)  # noqa: DTZ011 - a day of the shop
-    days = [first + timedelta(days=number) for number in range(41)]
+    days = [first + timedelta(days=number) for number in range(40)]
     rows = [
         f"{day},{product},north,{level + day.weekday()}"
         for day in days
@@ -753,7 +753,7 @@ def test_the_upload_is_streamed_and_the_forecast_is_of_its_rows(shop):
         assert (own["days"], own["filters"], len(own["forecast"])) == (7, {"product_id": "P001"}, 7)
         assert (list(own["forecast"][0]), own["model"]["temporary"]) == (["date", "sales", "lower", "upper"], True)
         whole = client.post("/forecast", json={"days": 7}).json()
-        assert whole["model"]["data_to"] == str(date.today()), "the upload is in it"  # noqa: DTZ011
+        assert whole["model"]["data_to"] == str(date.today() - timedelta(days=1)), "the upload is in it"  # noqa: DTZ011
         assert not whole["model"]["temporary"]
         assert sum(one["sales"] for one in whole["forecast"]) > 2 * sum(one["sales"] for one in own["forecast"])
         assert {"safety_stock", "reorder_point", "recommendation"} <= set(whole["inventory"])
