@@ -5,7 +5,7 @@ PY := .venv/bin/python
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
-demo:            ## build ./demo and play it: ten scenes in under two minutes (KEEP=1 resumes and goes on watching)
+demo:            ## build ./demo and play it: eleven scenes in under two minutes, then the dashboard (KEEP=1 resumes and goes on watching)
 	@python3 scripts/setup.py
 	@$(PY) -m evertrain.demo
 

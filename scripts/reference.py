@@ -206,7 +206,7 @@ def settings() -> Iterator[str]:
     yield from table("variable", "default", "unit", "meaning")
     for one in dataclasses.fields(config.Settings):
         unit = next((unit for end, unit in UNITS.items() if one.name.endswith(end)), "")
-        default = "cores - 1" if one.name == "children" else f"{one.default:g}"
+        default = "cores - 1" if one.name == "children" else one.default if one.type == "str" else f"{one.default:g}"
         yield row(f"`EVERTRAIN_{one.name.upper()}`", default, unit, told[one.name])
     others = {
         "EVERTRAIN_PROJECT": "the project's folder, for commands started elsewhere",

@@ -77,9 +77,9 @@ class Client:
     """Asks the application itself, without a socket, in one event loop."""
 
     def __init__(self, project):
-        self.project, self.reads = project, []
+        self.project = project
         self.app = create(Service(project.opened, Options(loop=False))).app
-        self.app._on_read = lambda model, **facts: self.reads.append((model, facts))
+        self.counters = self.app._counters
         self.loop = asyncio.new_event_loop()
 
     async def asked(self, model="kg", given=None, *, method="GET", headers=None, query=None, **partition):
@@ -423,8 +423,9 @@ def test_reads_are_counted_with_the_age_of_what_they_got(client):
     client.get(**PLACE, headers={"if-none-match": etag})
     client.get("other")
     client.get(fruit="Chico", town=99)
-    own, rollup = ({"answer": one, "behind": False, "age_s": 600.0} for one in ("own", "rollup"))
-    assert client.reads == [("kg", own)] * 3 + [("kg", rollup)]
+    assert client.counters.reads == {("kg", "own", False): 3, ("kg", "rollup", False): 1}
+    assert client.counters.ages.counts[1] == 4  # of ten minutes, the second bound
+    assert client.counters.ages.sum == pytest.approx(4 * 600.0)
 
 
 def test_everything_else_is_left_to_the_application_behind(client):

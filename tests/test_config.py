@@ -20,6 +20,7 @@ from evertrain.errors import ConfigError
         ("EVERTRAIN_LEASE_S", "14", "three times beat_s, 15"),
         ("EVERTRAIN_BEAT_S", "11", "a third of lease_s, 10"),
         ("EVERTRAIN_BUSY_S", "soon", "a number"),
+        ("EVERTRAIN_LOG", "xml", "plain or json"),
         ("EVERTRAIN_NONSENSE", "1", "EVERTRAIN_TICK_S"),
         ("TZ", "Mars/Base", "Europe/Berlin"),
     ],

@@ -64,6 +64,12 @@ def a_little_of_everything(past: Past) -> None:
     past.retrained(Cause.SCHEDULE, ItemState.SKIPPED, wall_s=5)
 
 
+def decided(past: Past, *, fired: bool = True) -> None:
+    with past.store.write() as tx:
+        decision = Decision(Cause.DRIFT, "drift", fired, "x", "for the test", Severity.HIGH)
+        decisions.record(tx, past.ids[SOLO], SOLO, decision, action="observe" if fired else "none")
+
+
 def test_the_names_and_labels_are_those_of_the_documents(past: Past, metrics: Metrics) -> None:
     """S2-23, S2-24, S2-25, S2-26, S2-27; S0-34, S0-37."""
     a_little_of_everything(past)
@@ -95,9 +101,7 @@ def test_the_names_and_labels_are_those_of_the_documents(past: Past, metrics: Me
 def test_verdicts_and_decisions_are_counted(past: Past, metrics: Metrics) -> None:
     a_little_of_everything(past)
     for fired in (True, True, False):
-        with past.store.write() as tx:
-            decision = Decision(Cause.DRIFT, "drift", fired, "x", "for the test", Severity.HIGH)
-            decisions.record(tx, past.ids[SOLO], SOLO, decision, action="observe" if fired else "none")
+        decided(past, fired=fired)
     found, name = told(metrics), f"model_name={SOLO}"
 
     assert only(found, "evertrain_verdicts_total") == {
@@ -137,7 +141,9 @@ def test_totals_survive_the_retention_of_the_log(past: Past, metrics: Metrics, m
         figures.stood_in(tx, 7)
         tx.event(Kind.FORECAST_FALLBACK, model=SOLO, count=7, example="x", why="for the test")
     idle.render()
+    decided(past)
     a_little_of_everything(past)
+    decided(past)
     before = told(metrics)
     past.clock.advance(days=100)
     with past.store.write() as tx:
@@ -145,6 +151,7 @@ def test_totals_survive_the_retention_of_the_log(past: Past, metrics: Metrics, m
         assert tx.value("SELECT count(*) FROM events") == 1
 
     assert before["evertrain_forecast_fallback_total",] == 7
+    assert sum(only(before, "evertrain_decisions_total").values()) == 2
     for one in (metrics, idle, Metrics(past.opened)):
         assert totals(told(one)) == pytest.approx(totals(before))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 import time
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ import pytest
 from evertrain.clock import ManualClock
 from evertrain.config import Home, Settings
 from evertrain.control.opened import Opened
-from evertrain.control.report import TRIGGER_TYPES, Report, report
+from evertrain.control.report import TRIGGER_TYPES, Report, report, span_of
 from evertrain.errors import ConfigError, NotFound
 from evertrain.events import Kind
 from evertrain.gate import Method, Verdict
@@ -271,28 +274,31 @@ def test_full_runs_and_naive_forecasts_that_stood_in_are_counted(past: Past) -> 
     assert (found.together.fallbacks, found.together.forecast_fallbacks) == (1, 9)
 
 
-def test_a_store_of_before_is_counted_as_well(five: Past, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_of_before_is_counted_as_well(five: Past) -> None:
     """The figures of runs that ended before there were figures are filled in."""
+    with five.store.write() as tx:
+        tx.event(Kind.FORECAST_FALLBACK, model=SOLO, count=7, example="x", why="for the test")
     before = asdict(solo(five.report()))
     with five.store.write() as tx:
-        tx.run("DROP INDEX runs_ended")
-        tx.run("DELETE FROM counters WHERE name = 'forecast_fallbacks'")
-        for name in (
-            "trained",
-            "failed",
-            "cpu_s",
-            "peak_mb",
-            "error_class",
-            "verdict",
-            "score",
-            "improvement",
-            "points",
+        for index in (
+            "runs_ended",
+            "items_again",
+            "partitions_broken",
+            "partitions_pinned",
+            "fits_condemned",
+            "batches_aside",
         ):
+            tx.run(f"DROP INDEX {index}")
+        columns = "trained failed cpu_s peak_mb error_class verdict score improvement points"
+        for name in columns.split():
             tx.run(f"ALTER TABLE runs DROP COLUMN {name}")
+        tx.run("DELETE FROM counters WHERE name = 'forecast_fallbacks'")
         tx.run(f"PRAGMA user_version = {migrations.MIGRATIONS.index(figures.add_columns)}")
     migrate(five.store)
 
     assert asdict(solo(five.report())) == before
+    with five.store.read() as tx:
+        assert tx.counter("forecast_fallbacks") == 7
 
 
 def test_a_report_of_a_large_project_reads_what_was_retrained_by_an_index(large: Past) -> None:
@@ -340,8 +346,15 @@ def large(store: Store, tmp_path: Path) -> Past:
     return past
 
 
-def test_the_suggested_way_back_works_when_pasted(make, folder: Path, clock: ManualClock, capsys) -> None:
-    """S1-32: with a real model, through the command line."""
+@pytest.mark.parametrize("text", ["", "30", "0s", "-3d", "soon", "99999d", "999999999999d"])
+def test_a_span_that_is_none_is_refused_by_its_name(text: str) -> None:
+    with pytest.raises(ConfigError, match="--last"):
+        span_of(text, "--last")
+
+
+@pytest.fixture
+def line(make, folder: Path, clock: ManualClock, capsys) -> Any:
+    """A real model whose second training by hand is half as bad again, and a way to type commands."""
     from evertrain.cli.commands import app
     from evertrain.gate import Gate
     from evertrain.specs import Custom
@@ -349,14 +362,65 @@ def test_the_suggested_way_back_works_when_pasted(make, folder: Path, clock: Man
     project = make(clock=clock)
     write_rows(folder / "rows.csv")
     (folder / "evertrain.toml").write_text('name = "test"\nexecutor = "inline"\n')
-    line_model(project, trainer=Custom("toys:Line", {"noise": 2.0}), gate=Gate(tolerance="90%"), scores=["mae"])
-    project.trigger("line")
-    line_model(project, trainer=Custom("toys:Line", {"noise": 3.0}), gate=Gate(tolerance="90%"), scores=["mae"])
-    project.trigger("line", force=True)
 
-    (found,) = report(project.opened, DAYS).remarks
+    def train(noise: float) -> None:
+        trainer = Custom("toys:Line", {"noise": noise})
+        line_model(project, trainer=trainer, gate=Gate(tolerance="90%"), scores=["mae"])
+        project.trigger("line", force=True)
+        clock.advance(seconds=1)
+
+    def typed(command: str) -> str:
+        capsys.readouterr()
+        app(["-C", str(folder), *shlex.split(command)], standalone_mode=False)
+        return capsys.readouterr().out
+
+    train(2.0)
+    train(3.0)
+    return SimpleNamespace(project=project, typed=typed, folder=folder)
+
+
+def test_the_suggested_way_back_works_when_pasted(line: Any) -> None:
+    """S1-32: with a real model, through the command line."""
+    (found,) = report(line.project.opened, DAYS).remarks
     assert found.command is not None
     assert found.improvement == pytest.approx(-50.0, abs=0.1)
-    assert app(["-C", str(folder), *shlex.split(found.command)], standalone_mode=False) is None
-    assert "Rolled back line: " in capsys.readouterr().out
-    assert report(project.opened, DAYS).remarks[0].command is None
+
+    assert "Rolled back line: " in line.typed(found.command)
+    assert report(line.project.opened, DAYS).remarks[0].command is None
+
+
+def test_the_command_shows_what_the_report_says(line: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3-19: plain lines where there is no terminal, figures with their units, and one line that works when pasted."""
+    monkeypatch.setattr("evertrain.clock.SystemClock.now", lambda _: line.project.opened.store.clock.now())
+    shown = line.typed("report --last 2d --price 0.05")
+    lines = shown.splitlines()
+
+    assert lines[0].startswith("The last 2 d, since ")
+    assert re.search(r"^line +2 +14\.0 +100 % +-50\.0 % \(mae -1\)", shown, re.MULTILINE), shown
+    assert "all together" not in shown
+    assert "  manual  2 (100 %)" in lines
+    assert "  promoted  2 (100 %)" in lines
+    assert not set(shown) & set("█▏▎▍▌▋▊▉")
+    assert any(one.startswith("warning: line 1.1.0 (run 2, manual) is 50.0 % worse") for one in lines)
+    assert lines[-1].endswith(f"-C {line.folder} rollback line --run 2")
+
+    told = json.loads(line.typed("report --json"))
+    assert told["together"]["retrainings"] == 2
+    assert told["together"]["improvement"]["median_percent"] == pytest.approx(-50)
+    assert told["remarks"][0]["command"].endswith("rollback line --run 2")
+    assert told["until"].endswith("+00:00")
+
+
+def test_a_terminal_gets_bars(line: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evertrain.clock.SystemClock.now", lambda _: line.project.opened.store.clock.now())
+    monkeypatch.setattr("evertrain.cli.show.lively", lambda _: True)
+
+    assert "manual  " + "█" * 24 in line.typed("report")
+
+
+def test_where_nothing_was_retrained_the_command_says_so(line: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = line.project.opened.store.clock.now() + timedelta(days=40)
+    monkeypatch.setattr("evertrain.clock.SystemClock.now", lambda _: later)
+
+    shown = line.typed("report")
+    assert shown.startswith("Nothing was retrained in the last 30 d.\nNext: ")

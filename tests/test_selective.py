@@ -482,7 +482,9 @@ def test_planning_that_fails_trains_the_whole_model_once_and_loses_nothing(farm)
     assert told(place) == ["planning failed (ValueError: 'nonsense' is not a valid Cause)"]
     for _ in range(3):
         place.look()
-    assert counted(place) == {"fallback_total": 1, "runs_totalfull": 2, "runs_totalselective": 0}
+    assert counted(place) == {
+        "fallback_total": 1, "forecast_fallback_total": 0, "runs_totalfull": 2, "runs_totalselective": 0,
+    }  # fmt: skip
     assert tell.status(place.opened).fallbacks == 1
 
 

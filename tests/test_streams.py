@@ -52,7 +52,7 @@ def rows(sold=1):
 
 @pytest.fixture
 def client(service):
-    return TestClient(app.create(service), client=("127.0.0.1", 5000))
+    return TestClient(app.create(service), "http://127.0.0.1", client=("127.0.0.1", 5000))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from evertrain.errors import ConfigError, UnknownName
 
 PROJECT_FILES = ("project.py", "evertrain.toml")
+LOGS = ("plain", "json")
 
 # Variables that are no settings: where the project is, what is shown, and what tests and our own children are told.
 _OTHERS = ("EVERTRAIN_PROJECT", "EVERTRAIN_DEBUG", "EVERTRAIN_FAULT", "EVERTRAIN_CHILD_FAULT", "EVERTRAIN_COMPILING")
@@ -43,6 +44,7 @@ class Settings:
         child_idle_s: seconds without work after which a child is ended, and its memory given back.
         temporary_s: seconds that a forecast of filtered rows may take, and that another waits for it.
         temporary_rows: rows without which no forecast of filtered rows is made.
+        log: "plain", lines for people, or "json", one object per line for programs.
     """
 
     children: int = 0
@@ -59,11 +61,15 @@ class Settings:
     child_idle_s: float = 60.0
     temporary_s: float = 120.0
     temporary_rows: int = 10
+    log: str = "plain"
 
     def __post_init__(self) -> None:
         for one in fields(self):
             value = getattr(self, one.name)
-            if one.name == "children":
+            if one.name == "log":
+                if value not in LOGS:
+                    raise ConfigError(one.name, value, " or ".join(LOGS))
+            elif one.name == "children":
                 if value < 0:
                     raise ConfigError(one.name, value, "a whole number of at least 0; 0 is one less than the cores")
             elif one.name == "drain_s" and value == 0:
@@ -93,9 +99,12 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
             )
             raise UnknownName("variable", name, [f"EVERTRAIN_{one}" for one in near] or variables)
     _check_zone(environment.get("TZ", ""))
-    values: dict[str, float] = {}
+    values: dict[str, float | str] = {}
     for variable, one in variables.items():
         if text := environment.get(variable):
+            if one.type == "str":
+                values[one.name] = text
+                continue
             whole = one.type == "int"
             try:
                 values[one.name] = int(text) if whole else float(text)

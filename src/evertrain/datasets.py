@@ -116,6 +116,7 @@ def ingest(
     token: str | None = None,
     report: Report | None = None,
     told: Sequence[Sequence[str]] = (),
+    progress: Merged | None = None,
 ) -> Batch:
     """Merge rows into a dataset as one new version.
 
@@ -125,6 +126,7 @@ def ingest(
         token: of the request: the same token again answers the batch that was written then.
         report: writes a file of all rows that cannot be used and returns its path.
         told: columns by which models tell partitions apart: their indexes are made while there are no rows.
+        progress: is told how many rows are written, of how many.
 
     Raises:
         DataError: rows cannot be used, or two of them have one key and differ; nothing is kept.
@@ -132,7 +134,10 @@ def ingest(
     """
     while True:
         try:
-            return _ingest(store, name, spec, data, source=source, actor=actor, token=token, report=report, told=told)
+            return _ingest(
+                store, name, spec, data, source=source, actor=actor, token=token, report=report, told=told,
+                progress=progress,
+            )  # fmt: skip
         except _Regrown:
             continue  # another batch changed the columns between reading these rows and writing them
 
@@ -156,15 +161,12 @@ def _ingest(
     token: str | None,
     report: Report | None,
     told: Sequence[Sequence[str]],
+    progress: Merged | None,
 ) -> Batch:
     with store.read() as tx:
         before = table.by_name(tx, name)
         known = table.by_token(tx, before, token) if before is not None and token is not None else None
-    if before is not None and before.key != spec.key:
-        raise DataError(
-            f"{name} was begun with key={list(before.key)} and declares key={list(spec.key)} now: its rows would not be"
-            " found again. Declare a dataset of another name"
-        )
+    _same_key(name, spec, before)
     source = source or (Path(data).name if isinstance(data, str | Path) else "a data frame")
     rows = _usable(read(data, spec, before), spec, source, report)
     digest = _digest_of(rows.frame)
@@ -195,12 +197,91 @@ def _ingest(
         if token is not None and (found := table.by_token(tx, dataset, token)) is not None:
             return _repeated(name, found, digest, token)
         version = dataset.version + 1 if counts.chunks else table.reserve(tx, dataset)
+        if progress:
+            progress(counts.chunks * CHUNK, len(prepared))
         counts += table.merge(tx, dataset, version, chunk)
         return _kept(tx, dataset, version, counts, how) if is_last else None
 
     if spec.key and len(prepared) > CHUNK:
         prepared.sort(key=itemgetter(0))  # neighbours in the index are written together, in a fifth of the time
     return _write(store, name, actor, prepared, work, prepare)
+
+
+def _same_key(name: str, spec: Dataset, before: table.Dataset | None) -> None:
+    if before is not None and before.key != spec.key:
+        raise DataError(
+            f"{name} was begun with key={list(before.key)} and declares key={list(spec.key)} now: its rows would not be"
+            " found again. Declare a dataset of another name"
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a batch would come to if it were merged now; nothing was written.
+
+    Attributes:
+        columns: type by name, of the dataset with this batch in it; `fresh` are those that it brings.
+        groups: for each list of columns that was asked for, the values of rows that would come, change or be left.
+    """
+
+    dataset: str
+    rows: int
+    added: int
+    updated: int
+    unchanged: int
+    set_aside: int
+    columns: Mapping[str, str]
+    fresh: tuple[str, ...]
+    groups: Mapping[tuple[str, ...], frozenset[tuple[Any, ...]]]
+    report: str | None = None
+
+
+def rehearse(
+    store: Store,
+    name: str,
+    spec: Dataset,
+    data: object,
+    *,
+    source: str = "",
+    report: Report | None = None,
+    told: Sequence[Sequence[str]] = (),
+) -> Trial:
+    """Return what `ingest` would do with the same rows, and write none of them.
+
+    Raises:
+        DataError: as `ingest`.
+    """
+    with store.read() as tx:
+        before = table.by_name(tx, name)
+    _same_key(name, spec, before)
+    source = source or (Path(data).name if isinstance(data, str | Path) else "a data frame")
+    rows = _usable(read(data, spec, before), spec, source, report)
+    columns = _columns(name, spec, before, rows, source, report)
+    prepared, repeated = _prepared(spec, rows, columns, source, report)
+    asked = {tuple(one): [list(columns).index(column) for column in one] for one in told if set(one) <= columns.keys()}
+    groups: dict[tuple[str, ...], set[tuple[Any, ...]]] = {one: set() for one in asked}
+    added = updated = 0
+    for at in range(0, len(prepared), CHUNK):
+        chunk = prepared[at : at + CHUNK]
+        had: dict[str, list[Any]] = {}
+        if before is not None:
+            with store.read() as tx:
+                had = table.of_keys(tx, before, [key for key, *_ in chunk])
+        for key, *values in chunk:
+            old = had.get(key)
+            if old is not None and [*old, *[None] * (len(values) - len(old))] == values:
+                continue
+            added, updated = added + (old is None), updated + (old is not None)
+            for one, places in asked.items():
+                groups[one].add(tuple(values[place] for place in places))
+                if old is not None and all(place < len(old) for place in places):
+                    groups[one].add(tuple(old[place] for place in places))
+    return Trial(
+        name, len(prepared) + repeated, added, updated, len(prepared) - added - updated + repeated,
+        rows.set_aside_count, columns, tuple(one for one in columns if before is None or one not in before.columns),
+        {one: frozenset(found) for one, found in groups.items()},
+        report(rows.bad) if report and rows.bad is not None else None,
+    )  # fmt: skip
 
 
 def _repeated(name: str, found: Record, digest: str, token: str | None) -> Batch:
@@ -574,6 +655,7 @@ def _typed(frame: pl.DataFrame, spec: Dataset, expected: Mapping[str, str]) -> T
 
 
 Report = Callable[["pl.DataFrame"], str]
+Merged = Callable[[int, int], None]
 
 
 def _usable(rows: Table, spec: Dataset, source: str, report: Report | None) -> Table:

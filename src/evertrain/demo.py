@@ -13,9 +13,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -28,7 +30,7 @@ from rich.text import Text
 
 from evertrain import Project, registry
 from evertrain.cli.show import duration, quoted
-from evertrain.clock import ManualClock, SystemClock
+from evertrain.clock import SystemClock
 from evertrain.control import data, tell
 from evertrain.control.opened import Opened, open_project, reload
 from evertrain.control.work import LOOP_ROLE, loop_alive
@@ -280,7 +282,7 @@ def play(root: Path, screen: Screen) -> int:
     """Play all scenes in a fresh folder."""
     _build(root)
     screen.line(
-        f"Evertrain keeps models fresh. Ten scenes in {_relative(root)}, under two minutes, nothing acted;", "bold"
+        f"Evertrain keeps models fresh. Eleven scenes in {_relative(root)}, under two minutes, nothing acted;", "bold"
     )
     screen.line(f"every step is written to {_relative(root / 'logs' / 'retraining.log')}.", "bold")
     opened = open_project(root, store=_STORE, actor="demo")
@@ -303,6 +305,8 @@ def play(root: Path, screen: Screen) -> int:
         ):
             scene(show, number)
         _closing(show)
+        show.stop_loop()
+        _dashboard(show)
     finally:
         show.stop_loop()
         opened.close()
@@ -498,7 +502,7 @@ def _ninety_days(show: Play, number: int) -> None:
     show.screen.scene(
         number, f"{_DAYS} days of deliveries (generated) in seconds: a moved clock, a drift check every {_STEP} days."
     )
-    root, clock = show.root / "days", ManualClock(wall=SystemClock().now() - timedelta(days=_DAYS + _KNOWN_DAYS))
+    root, clock = show.root / "days", _Past(days=_DAYS + _KNOWN_DAYS)
     root.mkdir()
     (root / "project.py").write_text(_DAYS_PROJECT)
     with contextlib.closing(open_project(root, store=_STORE, clock=clock)) as opened:
@@ -562,13 +566,26 @@ def _by_old_rules(project: Project) -> int:
     return sum(any(one.kind == "ks" and one.p is not None and one.p < 0.05 for one in check.signals) for check in found)
 
 
+class _Past(SystemClock):
+    """The real clock, some days ago: what is done takes as long as it takes, and days pass when they are told to."""
+
+    def __init__(self, days: int) -> None:
+        self._behind = timedelta(days=days)
+
+    def now(self) -> datetime:
+        return super().now() - self._behind
+
+    def advance(self, days: int) -> None:
+        self._behind -= timedelta(days=days)
+
+
 class _Deliveries:
     """Days of a delivery service: 60 a day and fewer on weekends, 3 minutes a kilometre and 2 a parcel.
 
     Later come longer ways, then road works.
     """
 
-    def __init__(self, clock: ManualClock) -> None:
+    def __init__(self, clock: _Past) -> None:
         import numpy as np
 
         self.clock, self.rng, self.count = clock, np.random.default_rng(11), 0
@@ -628,6 +645,70 @@ def _closing(show: Play) -> None:
         show.screen.line(f"   {_command(command, show.root)}")
     show.screen.line(f"   {_command('why minutes', show.root / 'days')}")
     show.screen.line(f"Go on watching: KEEP=1 {again}, then edit the files in {_relative(show.root / 'data' / 'raw')}.")
+
+
+def _dashboard(show: Play) -> None:
+    """Serve the ninety days, open every page as a browser would, and stay there where somebody looks."""
+    show.screen.scene(11, "The same as pages: forecasts, scores, drift, runs and reports of the ninety days.")
+    root, port = show.root / "days", _free_port()
+    address = f"http://127.0.0.1:{port}"
+    (root / "logs").mkdir(exist_ok=True)
+    with (root / "logs" / "serve.log").open("ab") as out:
+        served = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-m", "evertrain", "-C", str(root), "serve", "--port", str(port)],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+        )  # fmt: skip
+    try:
+        show.wait(lambda: served.poll() is not None or _page(f"{address}/health"), "starting")
+        pages = [
+            "/",
+            "/models/minutes",
+            "/models/parcels",
+            "/runs",
+            "/data",
+            "/schedules",
+            "/decisions",
+            "/events",
+            "/report",
+        ]
+        slowest = 0.0
+        for path in pages:
+            begun = time.monotonic()
+            if not _page(address + path):
+                raise RuntimeError(f"{path} did not open; the log is {root / 'logs' / 'serve.log'}")
+            slowest = max(slowest, time.monotonic() - begun)
+        show.screen.line(f"   {len(pages)} pages opened, the slowest in {duration(slowest)}", "green")
+        show.screen.line()
+        if not sys.stdout.isatty():
+            show.screen.line(f"Open them: {_command('serve', root)}, then http://127.0.0.1:8000", "bold")
+            return
+        show.screen.line(f"They are at {address} until Ctrl-C; later: {_command('serve', root)}", "bold")
+        with contextlib.suppress(KeyboardInterrupt):
+            served.wait()
+    finally:
+        if served.poll() is None:
+            served.terminate()
+            served.wait(60)
+
+
+def _page(address: str) -> bool:
+    """Return whether a page opens."""
+    try:
+        with urllib.request.urlopen(address, timeout=20) as answer:  # noqa: S310 - our own, on this machine
+            return int(answer.status) == 200
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    """Return 8000, where people look for it, else another port that nobody uses."""
+    for port in (8000, 0):
+        with socket.socket() as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                one.bind(("127.0.0.1", port))
+                return int(one.getsockname()[1])
+    raise RuntimeError("no port is free")
 
 
 def _verdict(show: Play, run: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ compared here, partition by partition, and the rollups by the sum of their parti
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -507,7 +507,7 @@ def _touched(
     news = touched(tx, spec, dataset, after, dataset.version)
     groups = _groups(tx, spec, dataset, 0 if everything else after, dataset.version)
     rows = datasets.count_by(tx, dataset, dataset.version, spec.dimensions, groups, spec.target)
-    keys = _keys(spec, dataset, groups)
+    keys = keys_of(spec, dataset.columns, groups)
     known = marks.of_model(tx, user.id) if everything else marks.some(tx, user.id, closure_of(spec, keys))
     before = {} if everything else {key: row.rows or 0 for key, row in known.items() if row.state == "live"}
     totals: dict[str, int] = dict(before)
@@ -527,7 +527,7 @@ def _touched(
 
 def touched(tx: Tx, spec: ModelSpec, dataset: datasets.Dataset, after: int, upto: int) -> list[KeyText]:
     """Return the partitions that rows left or came to between two versions."""
-    return _keys(spec, dataset, _groups(tx, spec, dataset, after, upto))
+    return keys_of(spec, dataset.columns, _groups(tx, spec, dataset, after, upto))
 
 
 def _groups(tx: Tx, spec: ModelSpec, dataset: datasets.Dataset, after: int, upto: int) -> list[tuple[Any, ...]]:
@@ -536,8 +536,9 @@ def _groups(tx: Tx, spec: ModelSpec, dataset: datasets.Dataset, after: int, upto
     return datasets.changes(tx, dataset, after, upto, spec.dimensions)
 
 
-def _keys(spec: ModelSpec, dataset: datasets.Dataset, groups: Sequence[tuple[Any, ...]]) -> list[KeyText]:
-    kinds = [dataset.columns[name] for name in spec.dimensions]
+def keys_of(spec: ModelSpec, columns: Mapping[str, str], groups: Iterable[tuple[Any, ...]]) -> list[KeyText]:
+    """Return the partitions that stored values of a model's dimensions name."""
+    kinds = [columns[name] for name in spec.dimensions]
     named = [zip(spec.dimensions, kinds, group, strict=True) for group in groups]
     return [encode({name: from_sql(kind, value) for name, kind, value in one}, spec.dimensions) for one in named]
 
@@ -550,7 +551,7 @@ def spans_of(
     Args:
         found: values of the dimensions, then the two versions, as `datasets.spans` returns them.
     """
-    keys = _keys(spec, dataset, [row[: len(spec.dimensions)] for row in found])
+    keys = keys_of(spec, dataset.columns, [row[: len(spec.dimensions)] for row in found])
     return [(one, row[-2], row[-1]) for key, row in zip(keys, found, strict=True) for one in closure_of(spec, [key])]
 
 

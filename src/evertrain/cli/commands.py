@@ -6,6 +6,7 @@ from evertrain.cli import (
     beginning,
     checking,
     data,
+    figures,
     forecasting,
     looking,
     monitoring,
@@ -18,9 +19,9 @@ from evertrain.cli.here import app
 
 # As a newcomer needs them: begin, keep fresh, look, act, look after.
 _ORDER = [
-    "init", "serve", "start", "stop", "status", "history", "why", "what-if", "check", "trigger", "plan", "runs", "versions",
-    "rollback", "predict", "forecast", "observe", "actuals", "execute", "adopt", "ingest", "batches", "undo", "erase",
-    "export", "pause", "resume", "reload", "config", "schedule", "token", "doctor", "gc", "backup", "restore",
+    "init", "serve", "start", "stop", "status", "attention", "history", "why", "what-if", "check", "report", "trigger", "plan",
+    "runs", "versions", "rollback", "predict", "forecast", "observe", "actuals", "execute", "adopt", "ingest", "batches",
+    "undo", "erase", "export", "pause", "resume", "reload", "config", "schedule", "token", "doctor", "gc", "backup", "restore",
 ]  # fmt: skip
 app.registered_commands.sort(key=lambda one: _ORDER.index(str(one.name or getattr(one.callback, "__name__", ""))))
 
@@ -31,6 +32,7 @@ __all__ = [
     "beginning",
     "checking",
     "data",
+    "figures",
     "forecasting",
     "looking",
     "monitoring",

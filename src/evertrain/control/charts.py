@@ -40,12 +40,16 @@ class Back:
     why: str
 
 
+_BACK = 20  # rollbacks of a model that are looked at
+
+
 @dataclass(frozen=True)
 class ScoresOverTime:
     """How a partition's fits scored, oldest first, when they served, and which gave way again.
 
     Attributes:
         score: the one that decides; empty before the first fit.
+        back, elsewhere: the newest rollbacks of this partition, and those of others of the model.
         before: all scores of the champion that the newest fit was compared with, on the same rows; empty without one.
     """
 
@@ -57,6 +61,7 @@ class ScoresOverTime:
     higher_is_better: bool
     fits: tuple[browse.Scored, ...] = ()
     back: tuple[Back, ...] = ()
+    elsewhere: tuple[Back, ...] = ()
     before: Mapping[str, float | None] = field(default_factory=dict)
 
 
@@ -94,8 +99,14 @@ def over_time(opened: Opened, model: str, key: KeyText | None = None, limit: int
         known.higher_is_better if known else True,
         tuple(reversed(fits)),
         tuple(reversed(back)),
+        tuple(_elsewhere(opened, model, [one.at for one in back])),
         before,
     )
+
+
+def _elsewhere(opened: Opened, model: str, own: Sequence[datetime]) -> list[Back]:
+    told = browse.event_list(opened, model, kinds=[Kind.CHAMPION_ROLLED_BACK], limit=_BACK).items
+    return [Back(one.at, one.data["to"], one.actor, one.data["why"]) for one in reversed(told) if one.at not in own]
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from evertrain import datasets, plan, registry, watch
 from evertrain.control import back
 from evertrain.control.opened import Opened
-from evertrain.datasets import Batch, TrainedOn
+from evertrain.datasets import Batch, TrainedOn, Trial
 from evertrain.errors import ArtifactError, ConfigError, NotFound, StoreBusy, UnknownName
 from evertrain.events import Kind, ranges
 from evertrain.partitions import KeyText, decode, label
-from evertrain.specs import Auto, Dataset
+from evertrain.specs import Auto, Dataset, ModelSpec
 from evertrain.store import datasets as table
-from evertrain.store import demand, leases, models, temporary, upkeep
+from evertrain.store import demand, leases, models, runs, temporary, upkeep
 from evertrain.store.connect import Record, Tx
 
 if TYPE_CHECKING:
@@ -48,16 +48,52 @@ def declared(opened: Opened, name: str) -> Dataset:
 
 
 def ingest(
-    opened: Opened, name: str, data: object, *, source: str = "", actor: str = "", token: str | None = None
+    opened: Opened,
+    name: str,
+    data: object,
+    *,
+    source: str = "",
+    actor: str = "",
+    token: str | None = None,
+    progress: datasets.Merged | None = None,
 ) -> Batch:
     """Merge a data frame or a file into a dataset; see `datasets.ingest`."""
     spec = declared(opened, name)
-    with opened.store.read() as tx:
-        told = [user.spec.dimensions for user in models.every(tx) if user.spec.source == name]
     return datasets.ingest(
-        opened.store, name, spec, data, source=source, actor=actor, token=token, told=told,
+        opened.store, name, spec, data, source=source, actor=actor, token=token, told=_told(opened, name),
+        report=lambda listed: report(opened, listed), progress=progress,
+    )  # fmt: skip
+
+
+def rehearse(opened: Opened, name: str, data: object, *, source: str = "") -> tuple[Trial, list[str]]:
+    """Return what a file would do to a dataset, and for each model what it would make due; nothing is merged."""
+    spec = declared(opened, name)
+    trial = datasets.rehearse(
+        opened.store, name, spec, data, source=source, told=_told(opened, name),
         report=lambda listed: report(opened, listed),
     )  # fmt: skip
+    said = []
+    with opened.store.read() as tx:
+        users = [user for user in models.every(tx) if user.spec.source == name]
+        for user in users:
+            groups = trial.groups.get(tuple(user.spec.dimensions), frozenset())
+            try:
+                keys = watch.keys_of(user.spec, trial.columns, groups)
+            except (ValueError, TypeError):  # they cannot be told, so the whole model would be trained
+                keys = []
+            if trial.added + trial.updated:
+                storm = not keys or len(keys) > user.spec.storm.cap(demand.leaves(tx, user.id) or len(keys))
+                said.append(_would(user.spec, None if storm else watch.closure_of(user.spec, keys)))
+    return trial, said
+
+
+def _would(spec: ModelSpec, keys: Sequence[KeyText] | None) -> str:
+    return f"{spec.name}: {plan.message(spec, keys) if keys is not None else 'all of it'} would be trained"
+
+
+def _told(opened: Opened, name: str) -> list[list[str]]:
+    with opened.store.read() as tx:
+        return [user.spec.dimensions for user in models.every(tx) if user.spec.source == name]
 
 
 def report(opened: Opened, listed: pl.DataFrame) -> str:
@@ -65,18 +101,9 @@ def report(opened: Opened, listed: pl.DataFrame) -> str:
 
     A value that a spreadsheet would compute begins with an apostrophe there: what people upload is no formula of ours.
     """
-    import polars as pl
-
     folder = opened.home.reports
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    safe = [
-        pl.when(pl.col(one).str.contains(r"^[=+@\t\r-]") & ~pl.col(one).str.contains(r"^[+-]?[0-9.,]+$"))
-        .then(pl.lit("'") + pl.col(one))
-        .otherwise(pl.col(one))
-        .alias(one)
-        for one in ("column", "value", "problem")
-    ]
-    text = listed.with_columns(safe).write_csv().encode()
+    text = harmless(listed).write_csv().encode()
     path = folder / f"{hashlib.sha256(text).hexdigest()[:16]}.csv"
     part = path.with_suffix(f".{secrets.token_hex(4)}")
     part.write_bytes(text)
@@ -88,6 +115,20 @@ def report(opened: Opened, listed: pl.DataFrame) -> str:
         if one != path and (place >= _REPORTS or now - one.stat().st_mtime > _REPORT_DAYS * 86400):
             one.unlink(missing_ok=True)
     return str(path)
+
+
+def harmless(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a frame whose texts no spreadsheet takes for a formula: those that could be one begin with an apostrophe."""
+    import polars as pl
+
+    texts = [one for one, kind in frame.schema.items() if kind == pl.String]
+    return frame.with_columns(
+        pl.when(pl.col(one).str.contains(r"^[=+@\t\r＝＋＠－-]") & ~pl.col(one).str.contains(r"^[+-]?[0-9.,]+$"))
+        .then(pl.lit("'") + pl.col(one))
+        .otherwise(pl.col(one))
+        .alias(one)
+        for one in texts
+    )
 
 
 def edit(opened: Opened, name: str, rows: Sequence[Mapping[str, Any]], *, actor: str = "") -> Batch:
@@ -374,12 +415,47 @@ def announcements(opened: Opened, batch: Batch) -> list[str]:
     return said
 
 
-def batches(opened: Opened, name: str, limit: int = 20) -> Sequence[Record]:
-    """Return the newest batches of a dataset."""
+def batches(opened: Opened, name: str, limit: int = 20, before: int | None = None) -> Sequence[Record]:
+    """Return the newest batches of a dataset, or the newest of those before one."""
     declared(opened, name)
     with opened.store.read() as tx:
         found = table.by_name(tx, name)
-        return table.batches(tx, found, limit) if found else []
+        return table.batches(tx, found, limit, before) if found else []
+
+
+def listed(opened: Opened) -> list[dict[str, Any]]:
+    """Return every dataset with its rows, and the models that learn from it."""
+    return [described(opened, name) for name, spec in opened.project().sources.items() if isinstance(spec, Dataset)]
+
+
+def described(opened: Opened, name: str) -> dict[str, Any]:
+    """Return a dataset: key, columns with their types, rows, version, newest batch, and the models that learn from it.
+
+    Raises:
+        UnknownName: no dataset is declared under this name.
+    """
+    spec = declared(opened, name)
+    with opened.store.read() as tx:
+        found = table.by_name(tx, name)
+        newest = table.batches(tx, found, 1) if found else []
+        users = [user.name for user in models.every(tx) if user.spec.source == name]
+    return {
+        "dataset": name,
+        "key": list(spec.key),
+        "time": spec.time,
+        "columns": dict(found.columns) if found else dict(spec.columns),
+        "rows": found.rows if found else 0,
+        "version": found.version if found else 0,
+        "oldest_version": found.horizon if found else 0,
+        "changed_at": newest[0].at if newest else None,
+        "models": users,
+    }
+
+
+def runs_of(opened: Opened, name: str) -> list[int]:
+    """Return the runs of a dataset's models that have not ended."""
+    with opened.store.read() as tx:
+        return runs.open_of(tx, [user.id for user in models.every(tx) if user.spec.source == name])
 
 
 def frame(opened: Opened, name: str, version: int | None = None) -> pl.DataFrame:
@@ -388,8 +464,13 @@ def frame(opened: Opened, name: str, version: int | None = None) -> pl.DataFrame
     return datasets.frame_at(opened.store, name, version)
 
 
-def export(opened: Opened, name: str, target: Path, version: int | None = None) -> int:
+def export(
+    opened: Opened, name: str, target: Path, version: int | None = None, *, for_spreadsheets: bool = False
+) -> int:
     """Write the rows of a version to a CSV or Parquet file and return how many they are.
+
+    Args:
+        for_spreadsheets: see `harmless`.
 
     Raises:
         ConfigError: the file's ending is neither.
@@ -397,6 +478,8 @@ def export(opened: Opened, name: str, target: Path, version: int | None = None) 
     if target.suffix.lower() not in (".csv", ".parquet"):
         raise ConfigError("file", target.name, "a name that ends in .csv or .parquet")
     found = frame(opened, name, version)
+    if for_spreadsheets:
+        found = harmless(found)
     if target.suffix.lower() == ".csv":
         found.write_csv(target)
     else:

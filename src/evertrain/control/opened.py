@@ -223,7 +223,14 @@ def _log(written: list[dict[str, Any]]) -> None:
         event = Event(
             0, from_text(one["at"]), Kind(one["kind"]), one["model"], one["run_id"], one["actor"], one["data"]
         )
-        logger.log(level, "%s", sentence(event))
+        facts = {
+            "kind": event.kind,
+            "model": event.model,
+            "run": event.run_id,
+            "actor": event.actor,
+            "data": event.data,
+        }
+        logger.log(level, "%s", sentence(event), extra={"event": facts})
 
 
 _WARNINGS = {

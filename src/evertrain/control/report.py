@@ -16,7 +16,7 @@ from evertrain.control.opened import Opened
 from evertrain.errors import ConfigError
 from evertrain.events import Kind
 from evertrain.scores import format_score
-from evertrain.specs import TRIGGER_TYPES, Cause
+from evertrain.specs import TRIGGER_TYPES, Cause, parse_duration
 from evertrain.states import ItemState
 from evertrain.store import champions, figures, models
 from evertrain.store.connect import Record, Tx
@@ -24,6 +24,7 @@ from evertrain.store.connect import Record, Tx
 # Per cent by which a promoted model may differ from the one before until it is worth a word.
 _WORSE, _NOTABLE, _TAKE_BACK = 0.0, 10.0, -5.0
 _SHOWN = 50
+_LONGEST = timedelta(days=36_500)
 
 VERDICTS = {
     ItemState.PROMOTED: "promoted", ItemState.REJECTED: "refused", ItemState.FAILED: "failed", ItemState.DEAD: "failed",
@@ -150,6 +151,21 @@ class Report:
     price: float | None = None
 
 
+def span_of(text: str, called: str = "last") -> timedelta:
+    """Return the span of time that a text such as "30d" names.
+
+    Raises:
+        ConfigError: it names none, or one of more than a century.
+    """
+    try:
+        found = parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(called, text, str(error)) from None
+    if not timedelta(0) < found <= _LONGEST:
+        raise ConfigError(called, text, f"longer than nothing, and at most {_LONGEST.days}d")
+    return found
+
+
 def report(opened: Opened, since: timedelta, *, model: str | None = None, price: float | None = None) -> Report:
     """Return the figures of the last `since`, of every model or of one; costs what was retrained, not what exists.
 
@@ -160,8 +176,8 @@ def report(opened: Opened, since: timedelta, *, model: str | None = None, price:
         NotFound: no such model is declared, and none of that name was trained then.
         ConfigError: the span or the price is none.
     """
-    if since <= timedelta(0):
-        raise ConfigError("last", since, "a duration such as 30d")
+    if not timedelta(0) < since <= _LONGEST:
+        raise ConfigError("last", since, f"longer than nothing, and at most {_LONGEST.days} days")
     if price is not None and not (math.isfinite(price) and price >= 0):
         raise ConfigError("price", price, "money per hour of one processor, such as 0.05")
     with opened.store.read() as tx:
@@ -189,7 +205,7 @@ def report(opened: Opened, since: timedelta, *, model: str | None = None, price:
             return _figures(name, rows, _sum(ends, of), _sum(stood_in, of), weeks, price)
 
         each = [told(name, [name]) for name in names]
-        return Report(start, tx.now, told(None, names), each, _remarks(tx, start, names if model else None), price)
+        return Report(start, tx.now, told(None, names), each, notable(tx, start, names if model else None), price)
 
 
 @dataclass(frozen=True)
@@ -282,7 +298,8 @@ def _gain(rows: Sequence[_Group]) -> Gain | None:
     )
 
 
-def _remarks(tx: Tx, since: datetime, names: Sequence[str] | None) -> list[Remark]:
+def notable(tx: Tx, since: datetime, names: Sequence[str] | None = None) -> list[Remark]:
+    """Return the promoted retrainings since a moment that are worth a word, of all models or of some."""
     found = figures.notable(tx, since, below=_WORSE, above=_NOTABLE, limit=_SHOWN, models=names)
     return [_remark(tx, row) for row in found]
 

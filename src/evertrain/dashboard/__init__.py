@@ -4,7 +4,7 @@ Pages read through `control` alone, and act through the HTTP API with the one sc
 """
 
 from evertrain.dashboard import figures, lists, model, overview, runs
-from evertrain.dashboard.page import STATIC, Page, error_page, login_page
+from evertrain.dashboard.page import STATIC, Page, error_page, login_page, prepare
 
 PAGES: tuple[Page, ...] = (
     Page("/", "Overview", overview.render),
@@ -19,4 +19,4 @@ PAGES: tuple[Page, ...] = (
     Page("/notifications", "Notifications", lists.notifications),
 )
 
-__all__ = ["PAGES", "STATIC", "Page", "error_page", "login_page"]
+__all__ = ["PAGES", "STATIC", "Page", "error_page", "login_page", "prepare"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 from evertrain.control import report
 from evertrain.control.opened import Opened
@@ -22,7 +23,7 @@ def render(opened: Opened, caller: Caller, _: Mapping[str, str], query: Mapping[
         ConfigError: the span or the price is none.
     """
     last = query.get("last") or _DEFAULT
-    found = report.report(opened, parse_duration(last), model=query.get("model") or None, price=_price(query))
+    found = report.report(opened, _span(last), model=query.get("model") or None, price=_price(query))
     most = max((number for number in found.together.triggers.values()), default=1)
     return shown(
         "report.html",
@@ -38,6 +39,13 @@ def render(opened: Opened, caller: Caller, _: Mapping[str, str], query: Mapping[
         most=most,
         trigger_types=TRIGGER_TYPES,
     )
+
+
+def _span(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ConfigError("last", text[:40], str(error)) from None
 
 
 def _price(query: Mapping[str, str]) -> float | None:

@@ -51,7 +51,7 @@ def render(opened: Opened, caller: Caller, path: Mapping[str, str], query: Mappi
         found=browse.partition_list(opened, name, query.get("q", "")[:_LONGEST], _FOUND) if spec.partition_by else None,
         drift=_drift(opened, name, key, zone),
         ahead=_ahead(opened, spec, past),
-        run=running(opened).get(name),
+        run=running(opened, name).get(name),
     )
 
 
@@ -76,7 +76,8 @@ def scores_chart(past: charts.ScoresOverTime, zone: ZoneInfo) -> Chart | None:
         if one.champion_value is not None and math.isfinite(one.champion_value)
     ]
     y, across = drawing.values([*(value for _, value in fits), *(then for _, _, then in against)], TOP, BOTTOM)
-    instants = [*(one.trained_at for one, _ in fits), *(one.at for one in back)]
+    begin = min(one.trained_at for one, _ in fits)
+    instants = [*(one.trained_at for one, _ in fits), *(one.at for one in (*back, *past.elsewhere) if one.at >= begin)]
     x, along = drawing.moments([one.astimezone(zone) for one in instants], LEFT + 12, RIGHT - 12)
 
     def place(at: datetime) -> float:
@@ -87,7 +88,13 @@ def scores_chart(past: charts.ScoresOverTime, zone: ZoneInfo) -> Chart | None:
         Mark(place(one.at), y(by_version[one.version]), "rollback", f"back to {one.version} by {one.actor}: {one.why}")
         for one in back
     ]
-    periods = sorted((span.from_at, span.until_at, value) for one, value in fits for span in one.served)
+    marks += [
+        Mark(place(one.at), BOTTOM, "rollback", f"another partition back to {one.version} by {one.actor}: {one.why}")
+        for one in past.elsewhere
+        if one.at >= begin
+    ]
+    periods = [(span.from_at, span.until_at, value) for one, value in fits for span in one.served]
+    periods.sort(key=lambda one: (one[0], one[1] is None))
     steps = [
         (at, y(value))
         for start, end, value in periods

@@ -85,6 +85,13 @@ def error_page(status: int, title: str, detail: str, caller: Caller | None = Non
     return _environment().get_template("error.html").render(title=title, status=status, detail=detail, who=caller)
 
 
+def prepare() -> None:
+    """Compile all templates, so that nobody waits for that when the first page is asked for."""
+    made = _environment()
+    for name in made.list_templates():
+        made.get_template(name)
+
+
 @cache
 def _environment() -> Environment:
     made = Environment(
@@ -265,4 +272,4 @@ def plural(value: int, one: str, many: str | None = None) -> str:
     return f"{value:,} {one if value == 1 else many or one + 's'}"
 
 
-__all__ = ["PLACES", "STATIC", "Page", "error_page", "escape", "login_page", "shown"]
+__all__ = ["PLACES", "STATIC", "Page", "error_page", "escape", "login_page", "prepare", "shown"]

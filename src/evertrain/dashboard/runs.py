@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from evertrain.control import browse
+from evertrain.control import browse, progress
 from evertrain.control.opened import Opened, zone_of
 from evertrain.dashboard import drawing
 from evertrain.dashboard.drawing import RIGHT
@@ -75,6 +75,7 @@ def one(opened: Opened, caller: Caller, path: Mapping[str, str], query: Mapping[
         here="/runs",
         run=found,
         ended=ended,
+        progress=progress.of_run(opened, found.run),
         items=items,
         log=log.items[::-1],
         earlier=log.next is not None,

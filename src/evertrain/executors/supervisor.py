@@ -95,7 +95,7 @@ class Supervisor:
     def _make_folders(self) -> None:
         for folder in (self.home.folder, self.home.extracts, self.home.scratch, self.artifacts.folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._scratch_lock = _own(self.scratch)
+        self._scratch_lock = own_folder(self.scratch)
 
     def _remove_scratch(self) -> None:
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -362,6 +362,7 @@ class Supervisor:
                 "forced": bool(item.forced),
                 "champion": champion and self.asked(champion, forecasts),
                 "since": since.get(item.partition_id),
+                "kept_since": champion and champion.signature.get("since"),
             }
         for reason in dict.fromkeys(reason for _, reason in needless):
             self._skip(batch, reason, [item for item, own in needless if own == reason])
@@ -816,7 +817,7 @@ class Supervisor:
         self._remove_scratch()
 
 
-def _own(folder: Path) -> int:
+def own_folder(folder: Path) -> int:
     """Make a folder that is locked while this process lives, and return the handle of the lock."""
     while True:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -20,9 +20,11 @@ from evertrain.server import answers
 from evertrain.server.guard import Guard
 from evertrain.server.routes import (
     access,
+    datasets,
     decisions,
     docs,
     events,
+    figures,
     health,
     live,
     models,
@@ -133,8 +135,8 @@ def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, ours)
-    app.state.answers = answers.Answers(app, service.opened)
-    return Guard(app.state.answers, service.access, service.options)
+    app.state.answers = answers.Answers(app, service.opened, service.counters)
+    return Guard(app.state.answers, service.access, service.options, service.counters.request)
 
 
 def as_page(request: Request, answer: Response, detail: str) -> Response:
@@ -153,5 +155,19 @@ def as_page(request: Request, answer: Response, detail: str) -> Response:
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    modules = (health, status, access, models, runs, schedules, decisions, events, answers, live, docs)
-    return tuple(one.router for one in modules)
+    modules = (
+        health,
+        status,
+        access,
+        models,
+        runs,
+        schedules,
+        decisions,
+        events,
+        figures,
+        answers,
+        live,
+        datasets,
+        docs,
+    )
+    return (*(one.router for one in modules), figures.metrics)

@@ -10,10 +10,13 @@ import logging
 import re
 import traceback
 from collections import Counter
+from collections.abc import Callable
+from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from evertrain import dashboard
 from evertrain.errors import ConfigError, StoreError
 from evertrain.partitions import printable
 from evertrain.server import limits, rights
@@ -42,9 +45,10 @@ _ODD_PATH = re.compile(
 )
 _CLOSE = (b"connection", b"close")
 _PREFLIGHT: Headers = [
-    (b"access-control-allow-methods", b"GET, POST, DELETE"),
+    (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
     (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"),
     (b"access-control-max-age", b"600"),
+    (b"cache-control", b"no-store"),
     (b"content-length", b"0"),
 ]
 _WHO = "show a token: `Authorization: Bearer evt_…`, or log in at /login; `evertrain token create` makes one"
@@ -58,8 +62,19 @@ class Refused(Exception):
         super().__init__(detail)
 
 
+class NotForYou(Refused):
+    """The guard's own answer to somebody it knows; people get it as a page."""
+
+    def __init__(self, caller: Caller, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
+        self.caller = caller
+        super().__init__(status, detail, *headers)
+
+
 class Guard:
     """Stands before an application.
+
+    Args:
+        on_answer: called with the status of every answer.
 
     Attributes:
         refused: how many requests were answered by the guard itself, by status.
@@ -68,8 +83,10 @@ class Guard:
         ConfigError: an allowed origin or host is none.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, options: Options) -> None:
-        self.app, self.access, self.options = app, access, options
+    def __init__(
+        self, app: ASGIApp, access: Access, options: Options, on_answer: Callable[[int], object] = int
+    ) -> None:
+        self.app, self.access, self.options, self._on_answer = app, access, options, on_answer
         self.refused: Counter[int] = Counter()
         bound = f"[{options.host}]" if ":" in options.host else options.host
         self._hosts = _LOOPBACK | {_host_name(name) for name in options.allowed_hosts}
@@ -97,8 +114,17 @@ class Guard:
             body = self._check_what(scope, found, route, caller, receive)
         except Refused as refusal:
             self.refused[refusal.status] += 1
+            self._on_answer(refusal.status)
             # Nobody reads a body that was refused, however much of it is still to come.
-            headers = [*refusal.headers, *([_CLOSE] if _has_body(dict(scope["headers"])) else [])]
+            pending = _has_body(dict(scope["headers"])) and _CLOSE not in refusal.headers
+            headers = [*refusal.headers, *([_CLOSE] if pending else [])]
+            if isinstance(refusal, NotForYou) and _is_page(scope, found):
+                own = dashboard.error_page(
+                    refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail, refusal.caller
+                ).encode()
+                headers += [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", b"%d" % len(own))]
+                await answer.whole(refusal.status, [*headers, (b"cache-control", b"no-store")], own)
+                return
             await answer.whole(refusal.status, *problem(refusal.status, refusal.detail, headers))
             return
         if caller is not None:
@@ -107,6 +133,7 @@ class Guard:
         answer.cache = b"no-cache" if route.revalidated else b"no-store"
         answer.body = body
         await self._pass_on(scope, receive if body is None else body.receive, answer)
+        self._on_answer(answer.status)
         if (
             not route.routine
             and caller is not None
@@ -203,15 +230,19 @@ class Guard:
             return route, None
         caller = await self._caller(scope, found)
         if caller is None:
-            if method == "GET" and b"text/html" in found.get(b"accept", b"") and not scope["path"].startswith("/api/"):
+            if _is_page(scope, found):
                 raise Refused(303, "log in first", (b"location", b"/login"))
             raise Refused(401, _WHO, (b"www-authenticate", b"Bearer"))
         if route is None:
             if routes:
-                raise Refused(405, f"{method} is nothing here", (b"allow", ", ".join(sorted(routes)).encode()))
-            raise Refused(404, f"{printable(scope['path'])[:200]} is not here")
+                raise NotForYou(
+                    caller, 405, f"{method} is nothing here", (b"allow", ", ".join(sorted(routes)).encode())
+                )
+            raise NotForYou(caller, 404, f"{printable(scope['path'])[:200]} is not here")
         if not isinstance(route.right, Role) or not caller.role.covers(route.right):
-            raise Refused(403, f"this needs the role {route.right}; {printable(caller.name)} is {caller.role}")
+            raise NotForYou(
+                caller, 403, f"this needs the role {route.right}; {printable(caller.name)} is {caller.role}"
+            )
         return route, caller
 
     async def _caller(self, scope: Scope, found: dict[bytes, bytes]) -> Caller | None:
@@ -361,6 +392,15 @@ def _headers(scope: Scope) -> dict[bytes, bytes]:
     return found
 
 
+def _is_page(scope: Scope, found: dict[bytes, bytes]) -> bool:
+    """Return whether a person looks at the answer."""
+    return (
+        scope["method"] == "GET"
+        and b"text/html" in found.get(b"accept", b"")
+        and not scope["path"].startswith(("/api/", "/static/"))
+    )
+
+
 def _has_body(found: dict[bytes, bytes]) -> bool:
     return b"transfer-encoding" in found or found.get(b"content-length", b"0").strip(b"0") != b""
 
@@ -380,7 +420,7 @@ def _peer(scope: Scope) -> str:
 def _allowing(origin: str) -> Headers:
     return [
         (b"access-control-allow-origin", origin.encode()),
-        (b"access-control-expose-headers", b"ETag, Location, Retry-After"),
+        (b"access-control-expose-headers", b"ETag, Location, Retry-After, X-Model-Version, X-Trained-At"),
         (b"vary", b"Origin"),
     ]
 

@@ -94,8 +94,12 @@ class Protocol(HttpToolsProtocol):
         self._stop_timer()
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:  # else it would land inside another answer
-            self.transport.write(raw(status, detail))
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_started:
+            cycle.disconnected = True  # what the application makes of half a request goes nowhere
+            cycle.message_event.set()
+        if not self.pipeline and (cycle is None or cycle.response_complete or not cycle.response_started):
+            self.transport.write(raw(status, detail))  # else it would land inside another answer
         self.transport.close()
 
     def _stop_timer(self) -> None:

@@ -20,6 +20,8 @@ from evertrain.control.work import LOOP_ROLE, loop_alive
 from evertrain.errors import ConfigError, Conflict
 from evertrain.loop import Loop
 from evertrain.server.access import Access
+from evertrain.server.metrics import Counters, Metrics
+from evertrain.server.staging import Staging
 from evertrain.server.streams import Streams
 from evertrain.serving import Predictor
 from evertrain.store import leases, models, tokens
@@ -110,6 +112,8 @@ class Service:
         self.opened, self.options = opened, options or Options()
         local = None if self.options.needs_token else tokens.Caller(opened.store.actor, tokens.Role.ADMIN)
         self.access = Access(opened.store, local)
+        self.counters = Counters()
+        self.metrics = Metrics(opened, self.counters)
         self.stopping = threading.Event()
         self.started_at = time.monotonic()
         self._loop: Loop | None = None
@@ -232,11 +236,17 @@ class Service:
         """The streams that clients have open."""
         return Streams(self)
 
+    @functools.cached_property
+    def staging(self) -> Staging:
+        """Where files lie that were sent and are not read yet."""
+        return Staging(self.opened.home.scratch)
+
     def close(self) -> None:
         """End the loop, write what is still to be kept, and close the store."""
         self.stopping.set()
         self.wait_for_loop(self.opened.settings.drain_s + 20)
         for recorder in self._recorders:
             recorder.close()
+        self.staging.close()
         self.access.close()
         self.opened.close()

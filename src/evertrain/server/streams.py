@@ -238,7 +238,7 @@ class EventStream(Response):
         self.init_headers(HEADERS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        peer = scope.get("state", {}).get("peer") or (scope.get("client") or ("",))[0]
+        peer = (scope.get("client") or ("",))[0]
         if not self.streams.enter(peer):
             from evertrain.server.app import problem
 
@@ -247,7 +247,7 @@ class EventStream(Response):
             return
         bell = Bell()
         try:
-            with self.streams.tail.heard_by(bell):
+            with self.streams.service.counters.stream(), self.streams.tail.heard_by(bell):
                 await _Sending(self, Reader(self.streams, bell), receive, send).run()
         finally:
             self.streams.leave(peer)
@@ -313,7 +313,7 @@ class _Sending:
                 return self._end(format_sse_event(retry=_RETRY_MS))
             if now - checked >= 0.9 * beat_s:
                 checked = now
-                if not await streams.service.call(streams.still_good, self.stream.caller):
+                if not streams.still_good(self.stream.caller):
                     return self._end(b"")
             if now - self._sent >= beat_s:
                 await self._put(b":\n\n")

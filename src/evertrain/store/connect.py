@@ -80,7 +80,7 @@ class Tx:
         return self._connection.execute(text(sql), each).rowcount
 
     def counter(self, name: str) -> int:
-        """Return where a counter stands: `commit`, `fence`, `epoch`, `fallbacks`, `forecast_fallbacks`, `runs_full`, and others."""
+        """Return where a counter stands: `commit`, `fence`, `epoch`, `fallbacks`, `runs_full` and others."""
         return int(self.value("SELECT value FROM counters WHERE name = :name", name=name))
 
     def next(self, counter: str) -> int:

@@ -392,10 +392,13 @@ def of_keys(tx: Tx, dataset: Dataset, keys: Sequence[str]) -> dict[str, list[Any
     return {row.key: list(row)[1:] for row in found}
 
 
-def batches(tx: Tx, dataset: Dataset, limit: int) -> Sequence[Record]:
-    """Return the newest batches."""
+def batches(tx: Tx, dataset: Dataset, limit: int, before: int | None = None) -> Sequence[Record]:
+    """Return the newest batches, or the newest of those before one."""
     return tx.rows(
-        "SELECT * FROM batches WHERE dataset_id = :id ORDER BY id DESC LIMIT :limit", id=dataset.id, limit=limit
+        "SELECT * FROM batches WHERE dataset_id = :id AND id < :before ORDER BY id DESC LIMIT :limit",
+        id=dataset.id,
+        before=2**62 if before is None else before,
+        limit=limit,
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from evertrain.errors import StoreBusy, StoreError
 from evertrain.events import Kind
 from evertrain.states import ITEM_TRANSITIONS, RUN_TRANSITIONS
-from evertrain.store import figures, views
+from evertrain.store import figures, needs, views
 
 if TYPE_CHECKING:
     from evertrain.store.connect import Store, Tx
@@ -397,7 +397,7 @@ def _add_jobs(tx: Tx) -> None:
 
 MIGRATIONS: tuple[Callable[[Tx], None], ...] = (
     _create, _add_datasets, _add_counters, _add_delays, _count_runs, _add_forecasts, _allow_erase,
-    _add_evaluations, _add_retraining_events, _add_access, figures.add_columns, _add_browsing, _add_jobs,
+    _add_evaluations, _add_retraining_events, _add_access, _add_browsing, _add_jobs, figures.add_columns, needs.add_indexes,
 )  # fmt: skip
 
 

@@ -155,6 +155,8 @@
         const left = told.eta_s === null || told.eta_s === undefined ? "" : `, about ${spoken(told.eta_s)} left`;
         $("[data-told]", bar).textContent = `${told.done.toLocaleString()} of ${told.total.toLocaleString()} partitions${left}`;
       }
+      const saying = $("[data-saying]");
+      if (saying) saying.textContent = told.text;
       if (!["queued", "running"].includes(told.state)) { stream.close(); soon(); }
     });
     stream.onerror = () => { if (stream.readyState === EventSource.CLOSED) live(false); };
@@ -187,11 +189,18 @@
     return told || {};
   }
   const runOf = (told) => told.run_id ?? (typeof told.run === "object" ? told.run?.run : told.run) ?? null;
-  const said = (told) => told.announcement || told.text || told.message || told.reason || "Done.";
+  function said(told, form) {
+    if (told.announcement) return told.announcement;
+    if (runOf(told) && told.of !== undefined)
+      return `${told.partitions.toLocaleString()} of ${told.of.toLocaleString()} partitions of ${told.model} are being retrained in the background.`;
+    if (told.after !== undefined) return `${told.after} serves again; ${told.before} served before. Partitions: ${told.partitions.toLocaleString()}.`;
+    if (told.pinned !== undefined) return told.pinned ? `Held against every challenger: ${told.partitions.toLocaleString()} champions.` : "Free again: a challenger that passes the gate takes over.";
+    return form.dataset.done || told.text || told.reason || "Done.";
+  }
   function fields(form) {
-    const body = {};
+    const body = JSON.parse(form.dataset.body || "{}");
     for (const one of form.elements) {
-      if (!one.name || one.disabled) continue;
+      if (!one.name || one.disabled || "skip" in one.dataset) continue;
       if (one.type === "checkbox") body[one.name] = one.checked;
       else if (one.type === "radio") { if (one.checked) body[one.name] = one.value; }
       else if (one.value !== "") body[one.name] = one.dataset.json !== undefined ? JSON.parse(one.value) : one.value;
@@ -211,13 +220,13 @@
         for (const one of $$("[name=each]", form)) {
           const told = await send("POST", one.value, { partitions: null, force });
           run = runOf(told) ?? run;
-          reasons.push(said(told));
+          reasons.push(said(told, form));
         }
         text = reasons.join(" ");
       } else {
         const [method, path] = form.dataset.api.split(" ");
         const told = await send(method, path, method === "DELETE" ? undefined : fields(form));
-        text = said(told);
+        text = said(told, form);
         run = runOf(told);
       }
       if (dialog) dialog.close();

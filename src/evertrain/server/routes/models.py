@@ -45,6 +45,20 @@ _STATUS = tell.ModelStatus(
     "demand", "fresh", ["1.4.0"], 42, 0, 0, 42, _AT, 3600.0, 2592000.0, "mae", 3.21, 4.5, 18250, 100,
     "the champion is 1 h old, 30 d are allowed", _AT, _AT, 0, None,
 )  # fmt: skip
+_TRAINER = {"kind": "estimator", "path": "sklearn.linear_model:Ridge", "params": {"alpha": 1.0}}
+_DETAIL = browse.ModelDetail(
+    **vars(_STATUS), paused=False, auto="train", source="orders", target="sold", features=["price", "weekday"],
+    dimensions=["town"], rollups=[[]], overall="Overall", trainer=_TRAINER, series=None, triggers=["data_change", "age"],
+    gate={"score": "mae", "tolerance": 0.02}, holdout=0.2, generation=1,
+)  # fmt: skip
+_CONFIG = {"model": "demand", "declaration": {"target": "sold", "trainer": _TRAINER}, "overrides": {"auto": "observe"}}
+_WHY = {
+    "model": "demand",
+    "decisions": [{"rule": "age", "fired": False, "reason": "the champion is 1 h old, 30 d are allowed", "times": 12}],
+    "source": {"problem": None, "read_at": "2026-03-02T03:00:00.000000Z"},
+    "partition": {"key": "{}", "name": "Overall", "rows": 18250, "version": "1.4.0", "due": False},
+    "drift": None,
+}
 _PARTITION = browse.Partition(
     {"town": "Pilar"}, "Pilar", False, 912, "1.4.0", _AT, False, False, False, "promoted", "mae fell by 4.5 %", _AT
 )
@@ -79,19 +93,19 @@ def list_models(service: Served, limit: Limit = 50, cursor: Cursor = None) -> Pa
     return browse.model_list(service.opened, limit, cursor)
 
 
-@router.get("/{name}", operation_id="get_model")
+@router.get("/{name}", operation_id="get_model", responses=shown(_DETAIL))
 def get_model(service: Served, name: ModelName) -> browse.ModelDetail:
     """Show how a model stands and what its declaration says."""
     return browse.model(service.opened, name)
 
 
-@router.get("/{name}/config", operation_id="get_model_config")
+@router.get("/{name}/config", operation_id="get_model_config", responses=shown(_CONFIG))
 def get_model_config(service: Served, name: ModelName) -> dict[str, Any]:
     """Show a model's whole declaration as it is in effect, and which fields were overridden at run time."""
     return tell.config(service.opened, name)
 
 
-@router.get("/{name}/why", operation_id="why_model", openapi_extra=BY_PARTITION)
+@router.get("/{name}/why", operation_id="why_model", openapi_extra=BY_PARTITION, responses=shown(_WHY))
 def why_model(service: Served, request: Request, name: ModelName) -> dict[str, Any]:
     """Show why a model was, or was not, trained: the last answer of each trigger, and the last end of a partition."""
     return tell.why(service.opened, name, partition_of(service, request, name))

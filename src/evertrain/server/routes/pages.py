@@ -26,6 +26,7 @@ _TYPES = {
 
 def pages() -> APIRouter:
     """Return a route for each page of the dashboard."""
+    dashboard.prepare()
     router = APIRouter(include_in_schema=False)
     for page in dashboard.PAGES:
         router.add_api_route(page.path, _answering(page), methods=["GET"], name=page.path)
