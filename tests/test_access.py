@@ -139,6 +139,13 @@ def test_every_live_route_is_in_the_table_of_rights(served):
     assert unclassified(guard.app.behind) == []
 
 
+def test_the_table_of_rights_has_no_row_without_a_route(served):
+    """A-01: a right that nothing answers would be taken by the next route of that name."""
+    live = {(method, plain(path)) for method, path in live_routes(app.create(served, all_routers()).app.behind.routes)}
+
+    assert [row for row in RIGHTS if (row[0], plain(row[1])) not in live] == []
+
+
 def test_a_route_that_is_not_in_the_table_is_refused_even_to_an_admin(served, runner, secrets):
     """A-01"""
     forgotten = APIRouter()
