@@ -45,6 +45,7 @@ _ODD_PATH = re.compile(
     rb"|%(?:2[DdEeFf]|5[CcFf]|7[EeFf]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|[01][0-9A-Fa-f])"
 )
 _CLOSE = (b"connection", b"close")
+_GONE = 499  # what others, too, write to their logs where the client left first
 _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
     (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"),
@@ -147,7 +148,8 @@ class Guard:
         try:
             await self.app(scope, receive, answer.send)
         except ClientDisconnect:
-            return  # whoever asked is gone: nobody is left to answer, and it is no failure of ours
+            answer.status = answer.status or _GONE  # nobody is left to answer, and it is no failure of ours
+            return
         except Exception as error:
             cut = answer.body.cut if answer.body else None
             if cut is None and not isinstance(error, Cut):
