@@ -97,6 +97,9 @@ class Guard:
         self._origins = frozenset(_origin(one) for one in options.cors_origins)
         self._writes = Limiter(limits.WRITES_A_MINUTE)
         self._cookie = cookie_name(options)
+        self._foreign = "a page of another origin asks; --cors-origin allows one"
+        if options.behind_proxy:
+            self._foreign += "; or the proxy does not pass on the Host header that it got"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -185,11 +188,11 @@ class Guard:
         if not ours and b"authorization" in found and method != "OPTIONS":
             ours = True  # no page of others can know a token, and none gets the answer to read
         if not ours:
-            raise Refused(403, "a page of another origin asks; --cors-origin allows one")
+            raise Refused(403, self._foreign)
         if site is not None and site not in (b"same-origin", b"none") and b"authorization" not in found:
             followed = found.get(b"sec-fetch-mode") == b"navigate" and found.get(b"sec-fetch-dest") == b"document"
             if method not in _SAFE or not followed:
-                raise Refused(403, "a page of another origin asks; --cors-origin allows one")
+                raise Refused(403, self._foreign)
         if (
             method not in _SAFE
             and origin is None
