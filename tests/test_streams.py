@@ -166,8 +166,15 @@ def test_the_live_log_is_read_once_by_everyone_and_resumes(service, client):
 
 
 def test_a_stream_of_the_log_begins_now(service, client):
-    threading.Timer(0.3, write, (service, 1, "now {}")).start()
-    ((number, event, data),) = read(client, "events/live", lambda got: got)
+    write(service, 1, "before {}")
+    with client.stream("GET", "/api/v1/events/live") as got:
+        write(service, 1, "now {}")
+        text = ""
+        for part in got.iter_text():
+            text += part
+            if "data: " in text:
+                break
+    ((number, event, data),) = parsed(text)
     assert event is None
     assert number == data["id"]
     assert (data["kind"], data["model"], data["text"]) == ("item.progress", "demand", "demand: item 1: now 0")
@@ -240,7 +247,7 @@ def test_a_revoked_token_ends_its_stream(service, quick, client, monkeypatch):
     )
     began = time.monotonic()
     assert read(client, "events/live", lambda _: False) == []
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 def test_streams_are_capped_in_all_and_for_each_address(quick, service, client, monkeypatch):
@@ -274,7 +281,7 @@ def test_every_stream_says_goodbye_when_the_service_ends(service, client):
         began = time.monotonic()
         with client.stream("GET", "/api/v1/events/live") as got:
             text = "".join(got.iter_text())
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5
         assert text.rstrip().endswith("retry: 2000")
         assert "event: server-restart" in text
     finally:
