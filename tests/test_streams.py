@@ -21,6 +21,7 @@ from evertrain import Custom, Project, Series, Settings, on_data_change
 from evertrain.control import ask, back, data, progress, work
 from evertrain.control.progress import Open
 from evertrain.events import Kind
+from evertrain.executors.training import Fitting
 from evertrain.server import app
 from evertrain.server.service import Service
 from evertrain.server.streams import Limits, Streams
@@ -85,7 +86,7 @@ def parsed(text):
 
 def read(client, path, enough, last=None):
     """Read a stream until `enough(messages)` or its end; return its messages."""
-    text = ""
+    text, deadline = "", time.monotonic() + 30
     with client.stream(
         "GET", f"/api/v1/{path}", headers={"Last-Event-ID": str(last)} if last is not None else {}
     ) as got:
@@ -95,6 +96,7 @@ def read(client, path, enough, last=None):
         assert got.headers["x-accel-buffering"] == "no"
         for part in got.iter_text():
             text += part
+            assert time.monotonic() < deadline, text[-1000:]
             if enough(parsed(text)):
                 break
     return parsed(text)
@@ -307,6 +309,17 @@ def test_a_trainer_that_tells_its_share_is_believed_once_it_is_under_way():
     assert progress.eta_s([Open(None, batch=1, ran_s=30, share=0.25)], 1) == 90
     assert progress.eta_s([Open(100, batch=1, ran_s=1, share=0.01)], 1) == 99
     assert progress.fraction(3, [Open(None, batch=1, share=0.5), Open(None)]) == 0.7
+
+
+def test_the_fits_of_a_backtest_are_parts_of_one_item():
+    """What a trainer says of one fit is told as the share of all that the item needs, and never runs over."""
+    told = []
+    context = Fitting("y", [], 0, {}, 7, told.append, about="backtest to May: ", part=2, parts=4)
+    context.progress("epoch 1/2", 0.5)
+    context.progress("epoch 3/2", 1.5)
+    context.progress("who knows")
+    assert [one["fraction"] for one in told] == [0.625, 0.75, None]
+    assert told[0]["text"] == "backtest to May: epoch 1/2"
 
 
 def test_progress_reaches_down_to_the_epoch_of_the_partition_in_training(service):
