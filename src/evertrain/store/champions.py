@@ -189,12 +189,11 @@ def page(
     text = "lower(key)" if words else "NULL"
     params: dict[str, Any] = {f"w{n}": dump(word)[1:-1] for n, word in enumerate(words)}
     names = [dump(name) + ":" for name in dimensions]
-    # Taking out the names of dimensions costs as much as the rest; few words could be found in one.
-    for n, name in enumerate(
-        names if any(one.lower() in name.lower() for one in params.values() for name in names) else ()
-    ):
-        text = f"replace({text}, lower(:d{n}), '')"
-        params[f"d{n}"] = name
+    # Taking out the names of dimensions costs as much as the rest, and few words could be found in one.
+    if any(word.lower() in name.lower() for word in params.values() for name in names):
+        for n, name in enumerate(names):
+            text = f"replace({text}, lower(:d{n}), '')"
+            params[f"d{n}"] = name
     where = [f"instr(k.text, lower(:w{n}))" for n in range(len(words))]
     for name, value in (filters or {}).items():
         where.append(_FILTERS[name])
