@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import re
-import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import polars as pl
 import pytest
 
-from evertrain import CsvFile, Custom, Gate, Project, Series, Settings, max_age, on_drift, weekly
+from evertrain import Project, Settings, on_drift
 from evertrain.control.opened import Opened
 from evertrain.dashboard import PAGES, STATIC, Page, drawing, error_page, login_page
 from evertrain.errors import EvertrainError, NotFound
 from evertrain.server import rights
 from evertrain.store.tokens import Caller, Role
 
-from .conftest import TOYS
+from .dashboard_kit import ADDRESSES, MARKUP, TOWNS, a_shop
 
-MARKUP, TURNED, QUOTED = "<script>alert(1)</script>", "\u05d0\u202egnp", 'a/b?c&d="x"\''
-TOWNS = (MARKUP, TURNED, QUOTED, "\x07bell")
 # Elements of HTML that have no end.
 VOID = {"meta", "link", "input", "img", "br", "hr"}
 ELSEWHERE = re.compile(r"/static/[\w.]+|/api/docs|/login|/logout")
@@ -98,83 +92,20 @@ def show(opened: Opened, address: str, role: Role = Role.ADMIN) -> str:
     return page.render(opened, Caller("ana", role, 7), params, query)
 
 
-def folder_of(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
-    folder = tmp_path_factory.mktemp(name)
-    shutil.copy(TOYS, folder / "toys.py")
-    return folder
-
-
-def frame(rows: list[tuple[str, str, str, float]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=["id", "town", "day", "kg"], orient="row").with_columns(
-        pl.col("day").str.to_date()
-    )
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
-    """A project with a past: names that are markup, a refusal, a rollback, a drift check, a forecast, a batch undone."""
-    folder = folder_of(tmp_path_factory, "shop")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        project = Project("shop", root=folder, executor="inline", settings=Settings(tick_s=0.05, check_s=3600))
-        rows = [f"{i}.5,{2 * i + i % 7}" for i in range(200)]
-        (folder / "line.csv").write_text("\n".join(["x,y", *rows]) + "\n")
-        line = project.source("line", CsvFile("line.csv"))
-        declared = {
-            "target": "y",
-            "triggers": [max_age("24h"), weekly("mon", "03:00"), on_drift("1d")],
-            "min_samples": 20,
-        }
-        project.model("line", line, trainer=Custom("toys:Line"), gate=Gate("mae", tolerance="90%"), **declared)
-        project.trigger("line")
-        project.model(
-            "line", line, trainer=Custom("toys:Line", {"noise": 0.5}), gate=Gate("mae", tolerance="90%"), **declared
-        )
-        project.trigger("line")
-        project.model("line", line, trainer=Custom("toys:Line", {"noise": 500.0}), gate=Gate("mae"), **declared)
-        project.trigger("line")
-        project.rollback("line", why="<b>orders looked wrong</b>")
-        rows += [f"{i + 900}.5,{i}" for i in range(80)]
-        (folder / "line.csv").write_text("\n".join(["x,y", *rows]) + "\n")
-        project.refresh()
-        project.check("line")
-        sales = project.dataset("sales", key=["id"], time="day")
-        project.model(
-            "kg",
-            sales,
-            target="kg",
-            trainer=Custom("toys:Repeat"),
-            series=Series(h=3, freq="D"),
-            partition_by="town",
-            rollups=[[]],
-        )
-        days = [f"2026-01-{1 + n:02d}" for n in range(28)]
-        first = [(f"{t}-{day}", town, day, float(n)) for t, town in enumerate(TOWNS) for n, day in enumerate(days)]
-        sales.ingest(frame(first), source="first.csv")
-        sales.undo(sales.ingest(frame([("x", QUOTED, "2026-01-29", 3.0)])).number)
-        project.trigger("kg")
+    with a_shop(tmp_path_factory.mktemp("shop")) as project:
         yield project.opened
-        project.close()
-        sys.modules.pop("toys", None)
 
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     """A project in which nothing has happened yet."""
-    folder = folder_of(tmp_path_factory, "empty")
-    project = Project("empty", root=folder, executor="inline")
+    project = Project("empty", root=tmp_path_factory.mktemp("empty"), executor="inline")
     sales = project.dataset("sales", key=["id"], time="day")
     project.model("kg", sales, target="kg", trainer="toys:Line", features=["x"], triggers=[on_drift("1d")])
     yield project.opened
     project.close()
-
-
-ADDRESSES = (
-    "/", "/models/line", "/models/kg", "/models/kg?q=script", "/models/kg?q=nobody", "/runs", "/runs?model=line",
-    "/runs?state=failed", "/runs/1", "/runs/1?state=promoted", "/data", "/schedules", "/decisions",
-    "/decisions?fired=yes&model=line", "/events", "/events?run=1", "/events?kind=run.ended", "/report", "/report?last=7d&price=0.5",
-    "/notifications",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

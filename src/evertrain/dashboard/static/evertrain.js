@@ -101,7 +101,8 @@
   function listen() {
     let wait = 1000, opened = false;
     const begin = () => {
-      const stream = new EventSource("/api/v1/events/live");
+      const behind = $("#events-list[data-follow]")?.dataset.newest;
+      const stream = new EventSource(`/api/v1/events/live${behind ? `?after=${behind}` : ""}`);
       stream.onopen = () => { live(true); wait = 1000; if (opened) soon(); opened = true; };
       stream.onmessage = (message) => { soon(); append(message); };
       stream.onerror = () => {
@@ -140,14 +141,13 @@
   /* --- a run, live --- */
   function follow(id) {
     const log = $("#log"), bar = $("#run-bar");
-    const stream = new EventSource(`/api/v1/runs/${id}/events`);
+    const stream = new EventSource(`/api/v1/runs/${id}/events?after=${log.dataset.newest}`);
     const say = (text) => {
       const near = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
       log.append(logLine(null, text));
       while (log.children.length > 500) log.firstChild.remove();
       if (near) log.scrollTop = log.scrollHeight;
     };
-    stream.onopen = () => live(true);
     stream.onmessage = (message) => {
       const told = JSON.parse(message.data);
       if (told.type === "progress") say(told.data);
@@ -165,9 +165,8 @@
       }
       const saying = $("[data-saying]");
       if (saying) saying.textContent = told.text;
-      if (!["queued", "running"].includes(told.state)) { stream.close(); soon(); }
     });
-    stream.onerror = () => { if (stream.readyState === EventSource.CLOSED) live(false); };
+    stream.onerror = () => { if (stream.readyState === EventSource.CLOSED) soon(); };
     addEventListener("pagehide", () => stream.close());
   }
 
