@@ -28,6 +28,7 @@ PAGES = {
     "events": "/events", "report": "/report?last=365d", "notifications": "/notifications",
 }  # fmt: skip
 PATIENCE_S = 60
+TALLEST = 1600  # what is further down is more of the same
 
 
 @contextlib.contextmanager
@@ -69,7 +70,9 @@ def shoot(browser, address, folder, before):
         for name, path in pages.items():
             page.goto(address + path)
             page.wait_for_selector("#live.on")
-            page.screenshot(path=str(folder / f"{before}{name}-{mode}.png"), full_page=True)
+            high = min(page.evaluate("document.documentElement.scrollHeight"), TALLEST)
+            clip = {"x": 0, "y": 0, "width": options["viewport"]["width"], "height": high}
+            page.screenshot(path=str(folder / f"{before}{name}-{mode}.png"), full_page=True, clip=clip)
             number += 1
         context.close()
     return number

@@ -36,7 +36,7 @@ def serving(project: Project, port: int = 0, **options: Any) -> Iterator[str]:
     listening = run.bind(Options(port=port))
     port = listening.getsockname()[1]
     service = Service(project.opened, Options(port=port, **options))
-    server = run._Server(service, run.app.create(service), lambda: None)  # noqa: SLF001 - signals are the process's
+    server = run._Server(service, run.app.create(service), lambda: None)
     server.install_signal_handlers = lambda: None
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 
-from evertrain import Project, Settings, on_drift
+from evertrain import Project, Series, Settings, max_age, on_drift
 from evertrain.control.opened import Opened
-from evertrain.dashboard import PAGES, STATIC, Page, drawing, error_page, login_page
+from evertrain.dashboard import PAGES, STATIC, Page, drawing, error_page, login_page, prepare
 from evertrain.errors import EvertrainError, NotFound
+from evertrain.events import Kind
 from evertrain.server import rights
 from evertrain.store.tokens import Caller, Role
 
@@ -395,6 +397,89 @@ def test_what_does_not_exist_is_named(shop, address):
 def test_a_query_that_means_nothing_is_refused_by_name(shop, address):
     with pytest.raises(EvertrainError, match="allowed"):
         show(shop, address)
+
+
+# --- at the size that is claimed ------------------------------------------------------------------------------------
+
+_MANY = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
+_VERDICT = '{"outcome":"promoted","reason":"better","score":"mae","challenger":10.0,"champion":11.0,"improvement":9.0}'
+_SERIES = '{"series":{"freq":"D","last":20480,"as_of":"2026-01-28","fallback":null,"level":[80]}}'
+_FRAME = '{"ds":["2026-01-29","2026-01-30","2026-01-31"],"mean":[1,2,3],"lo-80":[0,1,2],"hi-80":[2,3,4]}'
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    """A forecasting model of 100,000 partitions, each of which serves, behind two full runs."""
+    project = Project("large", root=tmp_path_factory.mktemp("large"), executor="inline")
+    sales = project.dataset("sales", key=["id"], time="day")
+    project.model(
+        "kg", sales, target="kg", trainer="toys:Repeat", series=Series(h=3, freq="D", level=(80,)), partition_by="town",
+        triggers=[max_age("30d")],
+    )  # fmt: skip
+    with project.opened.store.write() as tx:
+        at = {"at": tx.now_text}
+        tx.run("INSERT INTO artifacts(digest, size, created_at) VALUES ('x', 1, :at)", **at)
+        tx.run(
+            f"{_MANY} INSERT INTO partitions(id, model_id, key, leaf, rows, wanted, planned, considered, trained, trained_at)"
+            " SELECT 1000 + i, 1, json_object('town', 'town ' || i), 1, 28, 1, 1, 1, 1, :at FROM n",
+            **at,
+        )
+        for run in (1, 2):
+            tx.run(
+                "INSERT INTO runs(id, model_id, state, kind, cause, reason, actor, items, partitions, created_at, started_at,"
+                " ended_at, outcomes) VALUES (:run, 1, 'succeeded', 'full', 'upload', 'new rows', 'ana', 100000, 100000,"
+                " :at, :at, :at, '{\"promoted\": 100000}')",
+                run=run, **at,
+            )  # fmt: skip
+            tx.run(
+                "INSERT INTO versions(id, model_id, run_id, major, minor, created_at) VALUES (:run, 1, :run, 1, :run, :at)",
+                run=run,
+                **at,
+            )
+            tx.run(
+                f"{_MANY} INSERT INTO items(id, run_id, model_id, partition_id, state, cause, correction, available_at, seconds)"
+                " SELECT :run * 1000000 + i, :run, 1, 1000 + i, 'promoted', 'upload', 1, '', 0.01 FROM n",
+                run=run,
+            )
+            tx.run(
+                f"{_MANY} INSERT INTO fits(id, version_id, partition_id, artifact, start, size, digest, trainer, verdict,"
+                " scores, rows, input, wanted, signature, trained_at) SELECT :run * 1000000 + i, :run, 1000 + i, 'x', 0, 1,"
+                " 'x', '{}', :verdict, '{}', 28, 'version:1', 1, :series, :at FROM n",
+                run=run, verdict=_VERDICT, series=_SERIES, **at,
+            )  # fmt: skip
+            tx.run(
+                f"{_MANY} INSERT INTO activations(partition_id, fit_id, from_at, until_at, actor, why)"
+                " SELECT 1000 + i, :run * 1000000 + i, :at, CASE WHEN :run = 1 THEN :at END, 'ana', 'better' FROM n",
+                run=run, **at,
+            )  # fmt: skip
+            tx.event(Kind.RUN_ENDED, model="kg", run_id=run, state="succeeded", outcomes={"promoted": "1-100000"})
+        tx.run(
+            f"{_MANY} INSERT INTO forecasts(fit_id, frame, backtest) SELECT 2000000 + i, :frame, '{{}}' FROM n",
+            frame=_FRAME,
+        )
+        tx.run("UPDATE partitions SET champion_id = 2000000 + id - 1000 WHERE id > 1000")
+    yield project.opened
+    project.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "address",
+    ["/", "/models/kg", "/models/kg?town=town+77777", "/models/kg?q=town+99999", "/models/kg?q=nobody", "/runs", "/runs/2",
+     "/runs/2?state=promoted", "/data", "/schedules", "/decisions", "/events", "/report", "/notifications"],
+)  # fmt: skip
+def test_a_page_of_a_hundred_thousand_partitions_takes_less_than_300_ms(large, address):
+    """The best of three: another process on this machine is not the page's fault."""
+    prepare()
+    took = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        text = show(large, address)
+        took.append(time.perf_counter() - begun)
+    assert min(took) < 0.3, took
+    assert len(text) < 120_000, "a page is a page at any size"
+    if address == "/":
+        assert "100,000 of 100,000 serve" in seen(text).text
 
 
 # --- the files ----------------------------------------------------------------------------------------------------
