@@ -93,6 +93,8 @@ class _Reader(asyncio.Protocol):
         self.ask()
 
     def ask(self) -> None:
+        if self.transport.is_closing():
+            return
         if self.all.over:
             self.transport.close()
             return

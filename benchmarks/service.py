@@ -162,9 +162,8 @@ def wait_for(port: int, process: subprocess.Popen[bytes], log: Path | None = Non
     deadline = time.monotonic() + 60
     while True:
         assert process.poll() is None, log.read_text()[-2000:] if log else "the server ended"
-        with suppress(OSError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):
-                return
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5):
+            return
         assert time.monotonic() < deadline, "the server does not answer"
         time.sleep(0.05)
 
@@ -177,7 +176,9 @@ def load(asked: Asked) -> Told:
 def loads(asked: list[Asked], also: Any = None) -> list[Told]:
     """Have several processes do so at the same time, and meanwhile call `also`."""
     running = [
-        subprocess.Popen([sys.executable, "-m", "benchmarks.load", json.dumps(asdict(one))], cwd=_ROOT, stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.load", json.dumps(asdict(one))], cwd=_ROOT, stdout=subprocess.PIPE
+        )
         for one in asked
     ]
     if also:
@@ -199,6 +200,7 @@ def swap(root: str, seconds: float, every_s: float) -> None:
     with opened.store.read() as tx:
         found = models.by_name(tx, "kg")
         versions = [f"{row.major}.{row.minor}.{row.patch}" for row in registry.versions(tx, found.id, 1000)][::-1]
+    print("now", flush=True)
     ends, number = time.monotonic() + seconds, 0
     due = time.monotonic()
     while time.monotonic() < ends:
@@ -216,10 +218,10 @@ def swap(root: str, seconds: float, every_s: float) -> None:
 def swaps(root: Path, seconds: float, every_s: float) -> Iterator[None]:
     """Another process that swaps during the block, at most so long."""
     code = f"from benchmarks.service import swap; swap({str(root)!r}, {seconds}, {every_s})"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=_ROOT)
-    try:
+    with subprocess.Popen([sys.executable, "-c", code], cwd=_ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()  # it is at it
         yield
-    finally:
         process.wait(seconds + 60)
     assert process.returncode == 0, "the swaps failed"
 
@@ -423,7 +425,7 @@ def _held(root: Path, pid: int) -> dict[str, float]:
     wal = root / "evertrain.db-wal"
     return {
         "mb": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
-        "files": len(os.listdir(f"/proc/{pid}/fd")),
+        "files": len(list(Path(f"/proc/{pid}/fd").iterdir())),
         "scratch": sum(path.is_file() for path in scratch.rglob("*")),
         "wal_mb": wal.stat().st_size / 2**20 if wal.exists() else 0.0,
     }

@@ -16,11 +16,10 @@ from evertrain.control.ask import Asked
 from evertrain.control.work import Outcome, run_to_end
 from evertrain.server.app import create
 from evertrain.server.service import Options, Service
-from evertrain.store.tokens import Caller, Role
 
 from .conftest import TOYS, write_rows
 
-CALLER = Caller("ana", Role.ADMIN)
+ANA = "ana"
 
 
 class Api:
@@ -29,14 +28,8 @@ class Api:
     def __init__(self, project: Project, **options: object) -> None:
         self.project, self.opened = project, project.opened
         self.service = Service(self.opened, Options(loop=False, **options))  # type: ignore[arg-type]
-        inner = create(self.service)
-
-        async def app(scope, receive, send):
-            scope.setdefault("state", {}).setdefault("caller", CALLER)
-            await inner(scope, receive, send)
-
-        self.app = app
-        self.client = TestClient(app, "http://127.0.0.1:8000", raise_server_exceptions=False)
+        self.app = create(self.service)
+        self.client = TestClient(self.app, "http://127.0.0.1:8000", raise_server_exceptions=False)
 
     def get(self, path: str, status: int = 200, **query: object):
         return self._checked(self.client.get(f"/api/v1{path}", params=query), status)
@@ -66,6 +59,7 @@ class Api:
 def declare(root: Path, **options: object) -> Project:
     settings = Settings(tick_s=0.05, check_s=3600)
     project = Project("shop", root=root, executor="inline", settings=settings, clock=ManualClock())
+    project.opened.store.actor = ANA  # who asks on loopback, where no token is needed
     rows = project.source("rows", CsvFile("rows.csv"))
     common = {"target": "y", "trainer": Custom("toys:Line"), "features": ["x"], "min_samples": 10}
     quiet = [on_data_change("0s"), daily("03:00")]

@@ -18,7 +18,7 @@ from fastapi import APIRouter, FastAPI
 from evertrain.clock import ManualClock
 from evertrain.control import access as use
 from evertrain.events import Kind
-from evertrain.server import app, rights
+from evertrain.server import app, rights, run
 from evertrain.server.access import SESSION, Access
 from evertrain.server.guard import Guard
 from evertrain.server.rights import PUBLIC, RIGHTS
@@ -101,11 +101,20 @@ def live_routes(routes, before: str = "") -> Iterator[tuple[str, str]]:
             yield "WEBSOCKET", before + getattr(route, "path", repr(route))
 
 
+def example(template: str) -> str:
+    """Return a path of a route."""
+    return re.sub(
+        r"\{(id|run|run_id|job_id|schedule|number|batch)(:int)?\}",
+        "1",
+        re.sub(r"\{\w*name\}|\{model_type\}", "x", template),
+    )
+
+
 def unclassified(found: FastAPI) -> list[tuple[str, str]]:
     """Return the routes that the table of rights does not know, or takes for others."""
     missing = []
     for method, template in live_routes(found.routes):
-        sample = re.sub(r"\{[^}]*\}", "x", template)
+        sample = example(template)
         row = rights.find(sample).get("GET" if method == "HEAD" else method)
         if row is None or plain(row.template) != plain(template):
             missing.append((method, template))
@@ -154,13 +163,12 @@ def test_every_route_method_and_role_is_answered_as_the_table_says(served, runne
     """A-01, A-04, A-06: the table, the routes of the application, and every method of HTTP."""
     live = {template for _, template in live_routes(app.create(served, all_routers()).app.behind.routes)}
     named = {(method, plain(template)): right for (method, template), right in RIGHTS.items()}
-    templates = {plain(template) for _, template in RIGHTS} | {plain(template) for template in live}
+    templates = {plain(template): template for template in sorted(live | {template for _, template in RIGHTS})}
     with guarded(served.opened.store, runner) as (access, wire):
         access._wrong = access._wrong.__class__(10**9)
         wire.host = "models.example"
         wire.application._writes = wire.application._writes.__class__(10**9)
-        for template in sorted(templates):
-            path = template.replace("{}", "x")
+        for template, path in ((one, example(full)) for one, full in templates.items()):
             for method in METHODS:
                 needed = named.get(("GET" if method == "HEAD" else method, template))
                 for role, secret in [(None, None), *secrets.items()]:
@@ -424,6 +432,25 @@ def test_no_address_is_believed_that_only_a_header_names(store, runner):
     assert found.status == 429
 
 
+@pytest.mark.parametrize(
+    ("proxies", "peer", "counted"),
+    [((), "198.51.100.9", 11), (("198.51.100.9",), "198.51.100.9", 1), (("10.0.0.1",), "198.51.100.9", 11)],
+    ids=["no proxy", "the proxy", "somebody else"],
+)
+def test_the_address_that_counts_is_told_by_named_proxies_alone(tmp_path, runner, proxies, peer, counted):
+    """A-71: as the service is really put together."""
+    with service(tmp_path, Options(require_token=True, behind_proxy=proxies)) as served:
+        server = run._Server(served, app.create(served), lambda: None)
+        server.config.load()
+        wire = Wire(server.config.loaded_app, runner, peer=peer)
+        answers = [
+            wire("GET", "/runs", [*bearer("evt_" + "a" * 43), ("x-forwarded-for", f"203.0.113.{number}")]).status
+            for number in range(11)
+        ]
+
+    assert answers == ([401] * 11 if counted == 1 else [401] * 10 + [429])
+
+
 # --- limits and the log -------------------------------------------------------------------------------------------
 
 
@@ -454,7 +481,7 @@ def test_what_may_change_something_is_in_the_log_with_who_what_and_from_where(st
     with guarded(store, runner, peer="198.51.100.7") as (_, wire):
         wire.host = "models.example"
         wire("POST", "/api/v1/models/iris/retrain", bearer(secret), {"force": True})
-        wire("DELETE", f"/api/v1/schedules/{'9' * 300}", bearer(secret))
+        wire("POST", f"/api/v1/models/{'m' * 300}/pause", bearer(secret))
         for path, method in (("/runs", "GET"), ("/api/v1/models/iris/predict", "POST"), ("/logout", "POST")):
             wire(method, path, bearer(secret))
         wire("POST", "/api/v1/tokens", bearer(secret), {"role": "admin"})  # refused: counted, not logged
@@ -465,7 +492,7 @@ def test_what_may_change_something_is_in_the_log_with_who_what_and_from_where(st
         "robot",
         {"method": "POST", "path": "/api/v1/models/iris/retrain", "status": 200, "peer": "198.51.100.7"},
     )
-    assert (second.data["method"], len(second.data["path"])) == ("DELETE", 200)
+    assert (second.data["method"], len(second.data["path"])) == ("POST", 200)
 
 
 def test_a_log_that_cannot_be_written_does_not_stop_the_answer(store, runner, monkeypatch, caplog):

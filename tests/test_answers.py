@@ -77,9 +77,9 @@ class Client:
     """Asks the application itself, without a socket, in one event loop."""
 
     def __init__(self, project):
-        self.project, self.reads = project, []
+        self.project = project
         self.app = create(Service(project.opened, Options(loop=False))).app
-        self.app._on_read = lambda model, **facts: self.reads.append((model, facts))
+        self.counters = self.app._counters
         self.loop = asyncio.new_event_loop()
 
     async def asked(self, model="kg", given=None, *, method="GET", headers=None, query=None, **partition):
@@ -354,7 +354,7 @@ def test_a_slow_look_never_brings_back_what_was_replaced(client, monkeypatch):
     assert [one.json["version"] for one in client.loop.run_until_complete(both())] == ["1.1.0"] * 3
 
 
-def test_memory_answers_while_the_store_is_away_and_says_how_old_that_is(client, root, monkeypatch):
+def test_memory_answers_while_the_store_is_away_and_says_how_old_that_is(client, root, caplog):
     """P-30: what was known goes on being answered, what never was is refused for now."""
     known = client.get(**PLACE)
     store, path = client.project.opened.store, root / "evertrain.db"
@@ -366,6 +366,9 @@ def test_memory_answers_while_the_store_is_away_and_says_how_old_that_is(client,
     assert (found.status, found.body, found.headers["x-model-version"]) == (200, known.body, "1.0.0")
     assert found.headers["x-stale"] == found.headers["age"] == "1"
     assert found.headers["warning"].startswith('110 - "the store does not answer')
+    assert [one.message.split(":")[0] for one in caplog.records if one.levelname == "WARNING"] == [
+        "forecasts are answered from memory, the store failed"
+    ]
     refused = client.get(fruit="Chico")
     assert (refused.status, refused.headers["retry-after"]) == (503, "5")
     store.close()
@@ -420,8 +423,9 @@ def test_reads_are_counted_with_the_age_of_what_they_got(client):
     client.get(**PLACE, headers={"if-none-match": etag})
     client.get("other")
     client.get(fruit="Chico", town=99)
-    own, rollup = ({"answer": one, "behind": False, "age_s": 600.0} for one in ("own", "rollup"))
-    assert client.reads == [("kg", own)] * 3 + [("kg", rollup)]
+    assert client.counters.reads == {("kg", "own", False): 3, ("kg", "rollup", False): 1}
+    assert client.counters.ages.counts[1] == 4  # of ten minutes, the second bound
+    assert client.counters.ages.sum == pytest.approx(4 * 600.0)
 
 
 def test_everything_else_is_left_to_the_application_behind(client):

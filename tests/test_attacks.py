@@ -10,8 +10,10 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -35,7 +37,7 @@ from evertrain.store.tokens import Caller, Role
 
 from .conftest import TOYS, write_rows
 from .http_kit import Answer, Wire, kept, wired
-from .test_access import all_routers
+from .test_access import all_routers, plain
 
 OURS = [("origin", "http://127.0.0.1:8000")]
 JSON = ("content-type", "application/json")
@@ -60,14 +62,30 @@ class Target:
 
     def __init__(self, served: Service, guard: Guard, wire: Wire) -> None:
         self.served, self.guard, self.wire = served, guard, wire
+        # Also warms up what is made once, such as the pages of the API.
+        described = wire("GET", "/api/v1/openapi.json").json["paths"] if wire("GET", "/api/docs").status == 200 else {}
+        self.parameters = {
+            plain(path): {one["name"] for one in methods.get("get", {}).get("parameters", ()) if one["in"] == "query"}
+            for path, methods in described.items()
+        }
         self._before: object = None
+        self._watch = sqlite3.connect(served.opened.store.path)
+        self._commits = -1
 
     def remember(self) -> None:
-        self._before = self._state()
+        if self._commits != (commits := self._watched()):
+            self._before, self._commits = self._state(), commits
 
     def is_unharmed(self) -> None:
-        assert self._state() == self._before
+        if self._commits != self._watched():  # else nobody has written anything at all
+            assert self._state() == self._before
         assert self.wire("GET", "/health").status == 200
+
+    def close(self) -> None:
+        self._watch.close()
+
+    def _watched(self) -> int:
+        return int(self._watch.execute("PRAGMA data_version").fetchone()[0])
 
     def _state(self) -> object:
         root = self.served.opened.home.root
@@ -93,8 +111,8 @@ def _served(root: Path, options: Options, runner: asyncio.Runner, routers: tuple
     reload(opened)
     served = Service(opened, options)
     try:
-        with wired(served, runner, routers) as (guard, wire):
-            yield Target(served, guard, wire)
+        with wired(served, runner, routers) as (guard, wire), closing(Target(served, guard, wire)) as found:
+            yield found
     finally:
         served.close()
 
@@ -249,7 +267,8 @@ CROSS = [
     [("origin", "http://127.0.0.1:8000.evil.example")], [("origin", "http://127.0.0.1:8000/")], [("origin", "127.0.0.1:8000")],
     [("origin", "http://evil.example@127.0.0.1:8000")], [("origin", "file://")], [("origin", "HTTP://127.0.0.1:8000x")],
     [("sec-fetch-site", "cross-site")], [("sec-fetch-site", "same-site")], [("sec-fetch-site", "same-originx")],
-    [*OURS, ("sec-fetch-site", "cross-site")], [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")],
+    [*OURS, ("sec-fetch-site", "cross-site")],
+    [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")],
     [("cookie", "a=b")], [("cookie", "evertrain_8000=x")],
 ]  # fmt: skip
 CHANGES = [
@@ -275,7 +294,8 @@ def test_a_page_of_others_can_change_nothing(target, headers):
 
 
 @pytest.mark.parametrize(
-    "headers", [[*OURS], [*OURS, ("cookie", "a=b")], [("sec-fetch-site", "same-origin"), ("cookie", "a=b")], [("sec-fetch-site", "none")], []],
+    "headers",
+    [[*OURS], [*OURS, ("cookie", "a=b")], [("sec-fetch-site", "same-origin"), ("cookie", "a=b")], [("sec-fetch-site", "none")], []],
 )  # fmt: skip
 def test_our_own_pages_and_programs_can(target, headers):
     """A-11, the other way round."""
@@ -349,13 +369,11 @@ def test_others_can_neither_frame_a_page_nor_open_a_stream(target):
 def test_every_answer_protects_the_browser_that_gets_it(target, closed):
     """A-15: whatever the status, and whoever wrote it."""
 
-    def fails() -> None:
-        raise RuntimeError("our own mistake")
-
     html = [("accept", "text/html")]
     large = [JSON, ("content-length", str(10 << 30))]
     answers = {
-        200: [target.wire("GET", "/health"), target.wire("GET", "/"), target.wire("GET", "/static/style.css"), target.wire("GET", "/login", html) if target.served.options.needs_token else closed.wire("GET", "/login", html)],
+        200: [target.wire("GET", "/health"), target.wire("GET", "/"), target.wire("GET", "/static/style.css"),
+              closed.wire("GET", "/login", html)],
         303: [closed.wire("GET", "/", html), target.wire("GET", "/login")],
         400: [target.wire("GET", "//")],
         401: [closed.wire("GET", "/"), closed.wire("GET", "/api/v1/tokens")],
@@ -376,7 +394,8 @@ def test_every_answer_protects_the_browser_that_gets_it(target, closed):
     assert "default-src 'none'" in policy
 
 
-@pytest.mark.parametrize("given", ["//evil.example", "/\\evil.example", "https:evil.example", "/%0d%0aSet-Cookie:x=1", "javascript:alert(1)"])  # fmt: skip
+@pytest.mark.parametrize("given", [
+    "//evil.example", "/\\evil.example", "https:evil.example", "/%0d%0aSet-Cookie:x=1", "javascript:alert(1)"])  # fmt: skip
 def test_nobody_is_sent_where_an_address_says(target, closed, given):
     """A-16: there is no such parameter, and no header of an answer is made of a request."""
     page = [("accept", "text/html")]
@@ -421,9 +440,7 @@ STREAMS = {("GET", "/api/v1/events/live"), ("GET", "/api/v1/forecasts/events")}
 
 # --- 3.4 bodies and heads ---------------------------------------------------------------------------------------------
 
-ALL_CHANGES = sorted({
-    template for (method, template) in RIGHTS if method == "POST" and template not in ("/logout",)
-})  # fmt: skip
+ALL_CHANGES = sorted(template for (method, template) in RIGHTS if method == "POST" and template != "/logout")
 
 
 @pytest.mark.parametrize("template", ALL_CHANGES)
@@ -572,10 +589,10 @@ def test_no_body_is_unpacked(target, coding):
 )  # fmt: skip
 def test_json_that_is_none_or_a_trap_is_refused_quickly(target, body):
     """A-40, A-84: within 50 ms on a quiet machine; ten times that here."""
-    began = time.perf_counter()
+    began = time.process_time()
     found = target.wire("POST", "/api/v1/tokens", [JSON], body)
 
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
     is_a_problem(found, 400, 422)
     assert len(found.body) < 20_000
     target.is_unharmed()
@@ -587,11 +604,53 @@ def test_json_that_is_none_or_a_trap_is_refused_quickly(target, body):
 def test_ranges_cost_nothing(target, ranges):
     """A-42: the whole file, or 416."""
     whole = target.wire("GET", "/static/style.css").body
-    began = time.perf_counter()
+    began = time.process_time()
     found = target.wire("GET", "/static/style.css", [("range", ranges), ("if-range", '"x"')])
 
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
     assert (found.status, found.body) == (200, whole) or found.status == 416
+
+
+QUERIES = [
+    ("q", "(a+)+$" * 100), ("q", "%_" * 500), ("q", "*" * 100), ("q", "' OR 1=1 --"), ("q", '");DROP TABLE runs;--'), ("q", "\0"),
+    ("q", "$[?(@.x)]"), ("q", "\ud800"), ("sort", "id;DROP TABLE runs"), ("limit", "-1"), ("limit", str(10**9)), ("limit", "nan"),
+    ("limit", "1e3"), ("offset", str(10**18)), ("cursor", "AAAA"), ("cursor", "' OR 1=1"), ("cursor", "9" * 5000),
+    ("cursor", "eyJpZCI6IDl9"), ("model", "x' UNION SELECT 1 FROM tokens --"), ("run", str(2**63)), ("run", "-1"),
+    ("kind", "x"), ("state", "running' OR 'a'='a"), ("last", "99999999999d"), ("last", "-1d"), ("after", str(2**64)), ("h", str(10**9)),
+    ("h", "-1"), ("h", "nan"), ("level", "1e999"), ("partition", "{}"), ("__proto__", "x"), ("", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), QUERIES, ids=lambda one: ascii(one)[1:30])
+def test_a_query_is_data_and_quickly_answered(target, name, value):
+    """A-43, A-82: in every list and page; what it does not know it refuses, and what it takes is bound, not pasted."""
+    query = f"?{quote(name)}={quote(value, errors='replace')}"
+    for method, template in RIGHTS:
+        if method != "GET" or (method, template) in STREAMS:
+            continue
+        path = re.sub(r"\{\w+:int\}", "1", re.sub(r"\{\w+\}", "line", template))
+        if path.startswith("/api/v1/") and name not in (*target.parameters.get(plain(template), ()), "__proto__"):
+            continue  # refused by all in the same way, which one name shows
+        began = time.process_time()
+        found = target.wire("GET", path + query)
+        assert time.process_time() - began < 0.5, path
+        assert found.status in (200, 204, 303, 404, 409, 422), (path, found)
+        assert b"sqlite" not in found.body.lower()
+        assert b"digest" not in found.body or path.startswith(("/api/v1/openapi", "/static/", "/api/docs"))
+        is_protected(found)
+    target.is_unharmed()
+
+
+def test_asking_a_hundred_times_is_asking_once(tmp_path, runner):
+    """A-81: however often one unit is asked for, it waits once."""
+    target = next(found := _served(tmp_path, Options(), runner, all_routers()))
+    statuses = {target.wire("POST", "/api/v1/models/line/retrain", body={"force": True}).status for _ in range(100)}
+    with target.served.opened.store.read() as tx:
+        waiting = tx.value("SELECT count(*) FROM items WHERE state = 'waiting'")
+    found.close()
+
+    assert statuses <= {200, 202, 409, 429}
+    assert waiting == 1
 
 
 # --- 3.7 tokens, and what reaches the log -------------------------------------------------------------------------------
@@ -602,17 +661,20 @@ def test_time_does_not_tell_how_much_of_a_token_is_right(closed):
     _, secret = use.create(closed.served.opened, "viewer", actor="ana")
     near, far = secret[:-1] + ("A" if secret[-1] != "A" else "B"), "evt_" + "".join(reversed(secret[4:]))
 
-    def times(shown: str) -> list[float]:
-        found = []
-        for _ in range(300):
+    def times() -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {near: [], far: []}
+        for number in range(1200):
+            shown = (near, far)[
+                (number // 2 + number) % 2
+            ]  # in turn, so that a machine that gets slower is so for both
             began = time.perf_counter()
             assert closed.guard.access.of_token(shown.encode()) is None
-            found.append(time.perf_counter() - began)
+            found[shown].append(time.perf_counter() - began)
         return found
 
-    for _ in range(3):  # a loaded machine drifts; a leak is there every time
-        mixed = [(times(near), times(far)), (times(far), times(near))]
-        if stats.mannwhitneyu(mixed[0][0] + mixed[1][1], mixed[0][1] + mixed[1][0]).pvalue >= 1e-6:
+    for _ in range(3):  # a leak is there every time
+        found = times()
+        if stats.mannwhitneyu(found[near], found[far]).pvalue >= 1e-6:
             return
     pytest.fail("wrong tokens that begin like a right one take another time")
 
@@ -652,17 +714,14 @@ def test_nothing_that_a_client_sends_begins_a_line_of_the_log(tmp_path, runner):
         assert len(line) < 8300
 
 
-def test_a_failure_tells_the_client_nothing_but_the_log_everything(tmp_path, runner, caplog):
+def test_a_failure_tells_the_client_nothing_but_the_log_everything(target, monkeypatch, caplog):
     """A-76: neither the message nor a path nor the traceback."""
 
-    def fails() -> None:
+    def fails(_: object) -> None:
         raise RuntimeError("password=hunter2 at /srv/home/secret")
 
-    router = APIRouter()
-    router.add_api_route("/api/v1/status", fails, methods=["GET"])
-    target = next(found := _served(tmp_path, Options(), runner, (router,)))
-    answer = target.wire("GET", "/api/v1/status")
-    found.close()
+    monkeypatch.setattr(use, "every", fails)
+    answer = target.wire("GET", "/api/v1/tokens")
 
     is_a_problem(answer, 500)
     assert b"hunter2" not in answer.body

@@ -157,6 +157,17 @@ def test_a_harmful_change_is_trained_for_on_the_rows_since_it_began(world, execu
     assert found.why()["partition"]["version"] == "1.1.0"
 
 
+def test_what_was_dropped_after_a_change_does_not_come_back_by_itself(world):
+    """A training by hand after one for drift would else mix both paces, and be promoted without having been compared."""
+    found = world().begin()
+    found.live(3)
+    found.live(4, slow=["Pilar"])
+    assert found.runs() == ["declaration", "drift"]
+    found.project.trigger("minutes", force=True)
+    near, far = found.project.predictor("minutes").predict([{"distance": x, "parcels": 9} for x in (9.0, 10.0)])
+    assert far - near == pytest.approx(4.5, abs=0.3)
+
+
 def test_a_retraining_waits_for_rows_since_the_change(world):
     """One day of the new pace is known to hurt, and too little to learn from: trained now, the model would be as bad."""
     found = world(min_samples=150).begin()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ from evertrain.control.report import TRIGGER_TYPES
 from evertrain.drift.signal import Severity
 from evertrain.events import Kind
 from evertrain.server.metrics import MODELS, OTHER, Counters, Metrics
-from evertrain.specs import Cause
+from evertrain.specs import Cause, CsvFile, Series
 from evertrain.states import ItemState
 from evertrain.store import decisions, figures, leases, models, upkeep
 from evertrain.store.connect import Store
 from evertrain.triggers import Decision
 
 from .test_report import Past
-from .test_store_kit import SHOP, SOLO, model_spec
+from .test_store_kit import SHOP, SOLO, model_spec, project_spec
 
 
 def told(metrics: Metrics) -> dict[tuple[str, ...], float]:
@@ -64,6 +65,12 @@ def a_little_of_everything(past: Past) -> None:
     past.retrained(Cause.SCHEDULE, ItemState.SKIPPED, wall_s=5)
 
 
+def decided(past: Past, *, fired: bool = True) -> None:
+    with past.store.write() as tx:
+        decision = Decision(Cause.DRIFT, "drift", fired, "x", "for the test", Severity.HIGH)
+        decisions.record(tx, past.ids[SOLO], SOLO, decision, action="observe" if fired else "none")
+
+
 def test_the_names_and_labels_are_those_of_the_documents(past: Past, metrics: Metrics) -> None:
     """S2-23, S2-24, S2-25, S2-26, S2-27; S0-34, S0-37."""
     a_little_of_everything(past)
@@ -95,9 +102,7 @@ def test_the_names_and_labels_are_those_of_the_documents(past: Past, metrics: Me
 def test_verdicts_and_decisions_are_counted(past: Past, metrics: Metrics) -> None:
     a_little_of_everything(past)
     for fired in (True, True, False):
-        with past.store.write() as tx:
-            decision = Decision(Cause.DRIFT, "drift", fired, "x", "for the test", Severity.HIGH)
-            decisions.record(tx, past.ids[SOLO], SOLO, decision, action="observe" if fired else "none")
+        decided(past, fired=fired)
     found, name = told(metrics), f"model_name={SOLO}"
 
     assert only(found, "evertrain_verdicts_total") == {
@@ -137,7 +142,9 @@ def test_totals_survive_the_retention_of_the_log(past: Past, metrics: Metrics, m
         figures.stood_in(tx, 7)
         tx.event(Kind.FORECAST_FALLBACK, model=SOLO, count=7, example="x", why="for the test")
     idle.render()
+    decided(past)
     a_little_of_everything(past)
+    decided(past)
     before = told(metrics)
     past.clock.advance(days=100)
     with past.store.write() as tx:
@@ -145,6 +152,7 @@ def test_totals_survive_the_retention_of_the_log(past: Past, metrics: Metrics, m
         assert tx.value("SELECT count(*) FROM events") == 1
 
     assert before["evertrain_forecast_fallback_total",] == 7
+    assert sum(only(before, "evertrain_decisions_total").values()) == 2
     for one in (metrics, idle, Metrics(past.opened)):
         assert totals(told(one)) == pytest.approx(totals(before))
 
@@ -216,6 +224,21 @@ def test_what_waits_is_told_with_its_age_and_what_is_due_and_behind(past: Past, 
     found = told(metrics)
     assert (only(found, "evertrain_partitions_due")[name], only(found, "evertrain_partitions_behind")[name]) == (0, 2)
     assert found["evertrain_queue_age_seconds",] == 0
+
+
+def test_periods_of_stored_forecasts_are_counted_where_they_serve(store: Store, tmp_path: Path) -> None:
+    """S0-35: rows of forecasts: one for each period of each partition that has a champion."""
+    past = Past(store, tmp_path)
+    series = model_spec(SHOP, partition_by=["town"], series=Series(14))
+    dated = replace(project_spec(), sources={"rows": CsvFile("rows.csv", time="ds")})
+    with store.write() as tx:
+        models.apply(tx, replace(dated, models={SHOP: series, SOLO: model_spec(SOLO)}), "x")
+    past.find("Pilar", "Hermosa")
+    metrics = Metrics(past.opened)
+    assert sum(only(told(metrics), "evertrain_forecast_rows").values()) == 0
+    past.train()
+
+    assert only(told(metrics), "evertrain_forecast_rows") == {(f"model_name={SHOP}",): 3 * 14}
 
 
 def test_the_age_of_the_loop_is_told_also_when_it_is_gone(past: Past, metrics: Metrics) -> None:

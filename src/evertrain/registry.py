@@ -343,6 +343,12 @@ def served_forecasts(tx: Tx, model: str, keys: Sequence[KeyText]) -> dict[KeyTex
     return {KeyText(row.key): row for row in tx.rows(f"{_SERVED} AND p.key IN :keys", model=model, keys=list(keys))}
 
 
+def serving_since(tx: Tx, partition_id: int) -> datetime | None:
+    """Return since when a partition's champion serves; None where it has none."""
+    at = tx.value("SELECT from_at FROM activations WHERE partition_id = :id AND until_at IS NULL", id=partition_id)
+    return from_text(at) if at else None
+
+
 def leaf_forecasts(tx: Tx, model: str, below: KeyText = WHOLE) -> Sequence[Record]:
     """Return the forecasts of the partitions below a rollup of a model, without those of rollups."""
     kept = decode(below).items()

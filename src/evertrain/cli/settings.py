@@ -179,10 +179,10 @@ def _rule(
 @schedule_app.command("remove")
 def schedule_remove(number: Annotated[int, typer.Argument(help="Its number, as `schedule list` shows it.")]) -> None:
     """Remove a schedule; a declared one comes back with the next reload unless the project file drops it."""
-    from evertrain.store import schedules
+    from evertrain.control import steer
 
-    with here.opened() as opened, opened.store.write() as tx:
-        row = schedules.remove(tx, number)
+    with here.opened() as opened:
+        row = steer.remove_schedule(opened, number, actor=opened.store.actor)
     show.line(
         f"Schedule {number} of {row.model} removed."
         + (" It is declared in the project file: remove it there as well." if row.origin == "declared" else "")

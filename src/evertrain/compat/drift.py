@@ -66,7 +66,7 @@ class DriftDetector:
             raise NoModelYet(f"{model_type} has no model yet; retrain_model({model_type!r}) trains one")
         with self.opened.store.read() as tx:
             model = models.by_name(tx, model_type)
-        trigger = smallest_drop(self.opened, model)
+        trigger = smallest_drop(model)
         name, baseline = _judged(fit, trigger.score)
         recent = scores.compute(name, recent_actuals, recent_predictions)
         change = scores.improvement(name, baseline, recent)

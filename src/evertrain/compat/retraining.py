@@ -6,19 +6,19 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from evertrain import registry, scores
 from evertrain.compat import words
-from evertrain.control import accuracy, ask, drift, jobs
+from evertrain.control import accuracy, ask, drift, jobs, steer
 from evertrain.control.opened import Opened
 from evertrain.control.work import Outcome, Progress, loop_alive, read_first, read_now, run_to_end
 from evertrain.errors import Conflict, TrainingError
 from evertrain.loop import Loop
 from evertrain.partitions import WHOLE
 from evertrain.project import Project
-from evertrain.specs import ScoreDrop
+from evertrain.specs import Drift, ScoreDrop
 from evertrain.store import champions, models, runs
 from evertrain.triggers import Decision
 
@@ -131,7 +131,7 @@ class AutomatedRetrainingService:
         Raises:
             NotFound: there is no such job.
         """
-        jobs.remove(self.opened, job_id, actor=self._actor)
+        steer.remove_schedule(self.opened, job_id, actor=self._actor)
 
     def retrain_model(
         self,
@@ -144,7 +144,8 @@ class AutomatedRetrainingService:
     ) -> RetrainingResult:
         """Retrain a model where its drift check asks for it, or in any case, and wait for what becomes of it.
 
-        A model that was never trained is trained without a check.
+        A model that was never trained is trained without a check; so is, where rows changed, one that cannot tell new
+        rows from those it was trained on: its source has no time column, and it waited for no drop or drift then.
 
         Args:
             force: skip the check, and train also where the rows are known already.
@@ -169,6 +170,9 @@ class AutomatedRetrainingService:
             asked = ask.trigger(self.opened, model_type, actor=self._actor)
         else:
             decision = drift_check(self.opened, model_type)
+            if decision.code == "few_rows" and not _tells_new_rows(self.opened, model_type):
+                # Nothing can be said about its drift: trained where any row is another.
+                return self._done(model_type, ask.trigger(self.opened, model_type, actor=self._actor), progress, stop)
             if not decision.fired:
                 return self._without_training(model_type, "not_needed", decision.reason)
             asked = ask.retrain(self.opened, model_type, decision, actor=self._actor)
@@ -180,6 +184,12 @@ class AutomatedRetrainingService:
             return []
         with self.opened.store.read() as tx:
             before = max((row.id for row in runs.newest(tx, None, 1)), default=0)
+            asking = {
+                one.spec.source
+                for one in models.every(tx)
+                if any(isinstance(r, ScoreDrop | Drift) for r in one.spec.triggers)
+            }
+        read_now(self.opened, asking)  # what is asked how it does is asked on the rows of now, not of the last call
         Loop(self.opened, watch_files=False).run(until_idle=True)
         with self.opened.store.read() as tx:
             ended = [row.id for row in runs.newest(tx, None, 1000) if row.id > before and row.ended_at]
@@ -187,7 +197,8 @@ class AutomatedRetrainingService:
 
     def _execute_retraining_job(self, job: RetrainingJob) -> RetrainingResult:
         """Do a job now; one whose moment has come has had it then, and nobody else does it again."""
-        return self._done(job.model_type, jobs.execute(self.opened, job.job_id, actor=self._actor))
+        moment = job.next_run.astimezone(UTC) if job.next_run else None
+        return self._done(job.model_type, jobs.execute(self.opened, job.job_id, moment=moment, actor=self._actor))
 
     # --- telling ----------------------------------------------------------------------------------------------
 
@@ -272,6 +283,13 @@ def champion(opened: Opened, model_type: str) -> registry.Fit | None:
         return registry.fits(tx, [number]).get(number) if number else None
 
 
+def _tells_new_rows(opened: Opened, model_type: str) -> bool:
+    fit = champion(opened, model_type)
+    project = opened.project()
+    source = project.sources[project.models[model_type].source]
+    return fit is None or source.time is not None or "rows" in fit.signature
+
+
 def drift_check(opened: Opened, model_type: str) -> Decision:
     """Return whether a model should be retrained: what `on_drift()` finds where it is declared, else how it scores.
 
@@ -285,11 +303,10 @@ def drift_check(opened: Opened, model_type: str) -> Decision:
         found = drift.together(model.spec, decided)
         if found.fired:
             return found
-    return accuracy.look(opened, model_type, smallest_drop(opened, model))
+    return accuracy.look(opened, model_type, smallest_drop(model))
 
 
-def smallest_drop(opened: Opened, model: models.Model) -> ScoreDrop:
+def smallest_drop(model: models.Model) -> ScoreDrop:
     """Return the smallest drop of a score that a model declares or a job of it waits for; else the documents' 15 %."""
-    declared = [one for one in model.spec.triggers if isinstance(one, ScoreDrop)]
-    added = [one.rule for one in jobs.every(opened) if one.model == model.name and isinstance(one.rule, ScoreDrop)]
-    return min([*declared, *added], key=lambda one: one.threshold, default=ScoreDrop(THRESHOLD))
+    found = [one for one in model.spec.triggers if isinstance(one, ScoreDrop)]
+    return min(found, key=lambda one: one.threshold, default=ScoreDrop(THRESHOLD))

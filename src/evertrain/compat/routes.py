@@ -9,14 +9,15 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from evertrain.compat import forecast, monitoring, words
 from evertrain.compat.retraining import AutomatedRetrainingService
-from evertrain.control import jobs
+from evertrain.control import jobs, steer
 from evertrain.control.work import loop_alive
 from evertrain.errors import ConfigError, Conflict
+from evertrain.server import uploads
 from evertrain.server.service import Service
 
 P = ParamSpec("P")
@@ -146,7 +147,7 @@ async def add_job(request: Request, job: NewJob) -> dict[str, Any]:
 async def remove_job(request: Request, job_id: int) -> dict[str, Any]:
     """Remove a retraining job."""
     service = _service(request)
-    await service.call(jobs.remove, service.opened, _row_number(job_id), actor=_actor(request))
+    await service.call(steer.remove_schedule, service.opened, _row_number(job_id), actor=_actor(request))
     return {"message": "Retraining job removed"}
 
 
@@ -215,6 +216,45 @@ async def trigger(request: Request, model_name: str) -> dict[str, Any]:
 
 
 # --- document 004 -----------------------------------------------------------------------------------------------
+
+
+_FILE = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            }
+        },
+    }
+}
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {
+            "text/event-stream": {
+                "example": 'data: {"type": "progress", "data": "Reading uploaded CSV..."}\n\n'
+                'data: {"type": "result", "data": {"status": "success", "meta": {"outcome": "promoted"}}}\n\n'
+            }
+        }
+    }
+}  # fmt: skip
+
+
+@forecaster.post(
+    "/retrain", operation_id="compat_retrain", openapi_extra=_FILE, response_class=Response, responses=_STREAM
+)
+async def upload(request: Request, model: str | None = None) -> Response:
+    """Send a CSV file and retrain on it; the answer is a stream of what happens, with one result at its end."""
+    service = _service(request)
+
+    def dataset() -> str:
+        return forecast.dataset_of(service.opened, forecast.model_of(service.opened, model))
+
+    return await uploads.stream_upload(service, request.state.caller, await service.call(dataset), request)
 
 
 class Wanted(BaseModel):

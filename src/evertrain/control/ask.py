@@ -316,10 +316,19 @@ def plan_all(opened: Opened) -> list[int]:
     return made
 
 
-def plan_dataset(opened: Opened, name: str) -> list[int]:
-    """Take in what came to a dataset, plan what it makes due, and return the open runs of its models.
+def newest_run(opened: Opened) -> int:
+    """Return the number of the newest run, 0 before the first."""
+    with opened.store.read() as tx:
+        return next((row.id for row in runs.newest(tx, None, 1)), 0)
+
+
+def plan_dataset(opened: Opened, name: str, since: int) -> list[int]:
+    """Take in what came to a dataset, plan what it makes due, and return the runs of its models.
 
     For who waits for them: the quiet period, in which more rows could come, is over at once.
+
+    Args:
+        since: a run; later ones are returned also where they have ended already.
     """
     with opened.store.write() as tx:
         project = models.project(tx)
@@ -329,7 +338,7 @@ def plan_dataset(opened: Opened, name: str) -> list[int]:
         for user in users:
             if not models.is_paused(tx, user.name):
                 plan_model(tx, user.id)
-        return runs.open_of(tx, [user.id for user in users])
+        return runs.open_of(tx, [user.id for user in users], since)
 
 
 def cancel(opened: Opened, run_id: int, actor: str) -> str:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from evertrain import triggers
-from evertrain.clock import from_text
+from evertrain.clock import from_text, to_text
 from evertrain.control import ask
 from evertrain.control.opened import Opened, zone_of
 from evertrain.drift.signal import Severity
 from evertrain.errors import NotFound
-from evertrain.specs import Cause, Schedule, ScoreDrop
+from evertrain.specs import Cause, ProjectSpec, Schedule, ScoreDrop
 from evertrain.store import decisions, models, runs, schedules
 from evertrain.store.connect import Record, Tx
 from evertrain.triggers import Decision
@@ -54,6 +54,7 @@ def add(
         number = schedules.add(tx, found.id, model, rule, zone_of(opened.project()), min_samples=min_samples)
         if min_samples is not None:
             lower_floor(tx, found, min_samples)
+        models.declare_again(tx, model)
         return number
 
 
@@ -62,16 +63,6 @@ def lower_floor(tx: Tx, model: models.Model, rows: int) -> None:
     declared = "min_samples" not in models.overrides(tx, model.name) and model.spec.min_samples is not None
     if not declared and rows < model.spec.least_rows:
         models.set_override(tx, model.name, "min_samples", rows)
-
-
-def remove(opened: Opened, number: int, *, actor: str = "evertrain") -> str:
-    """Remove a rule and return its model's name.
-
-    Raises:
-        NotFound: no such rule is active.
-    """
-    with opened.store.write(actor) as tx:
-        return str(schedules.remove(tx, number).model)
 
 
 def every(opened: Opened) -> list[Job]:
@@ -92,8 +83,11 @@ def every(opened: Opened) -> list[Job]:
         return found
 
 
-def execute(opened: Opened, number: int, *, actor: str = "evertrain") -> ask.Asked:
+def execute(opened: Opened, number: int, *, moment: datetime | None = None, actor: str = "evertrain") -> ask.Asked:
     """Ask for what a job asks for, now; one whose moment has come has had it then, and does not fire for it again.
+
+    Args:
+        moment: what the caller knows as the job's next one; where that has come and was had since, nothing is done.
 
     Raises:
         NotFound: no such job is active.
@@ -103,10 +97,12 @@ def execute(opened: Opened, number: int, *, actor: str = "evertrain") -> ask.Ask
         if row is None:
             raise NotFound(f"schedule {number} does not exist")
         model, zone = models.by_id(tx, row.model_id), zone_of(opened.project())
+        if moment is not None and moment <= tx.now and row.next_at != to_text(moment):
+            return ask.Asked(None, 0, 0, f"the moment {to_text(moment)[:16]}Z of job {number} was had already")
         if row.next_at is not None and row.next_at <= tx.now_text:
             decision = fire(tx, model, row, zone)
             if decision is None:
-                return ask.Asked(None, 0, 0, "another process has taken this moment already")
+                return ask.Asked(None, 0, 0, "another process has had this moment already")
         else:
             cause = Cause.SCORE_DROP if row.next_at is None else Cause.SCHEDULE
             said = f"{schedules.words(schedules.rule_of(row), zone)}; done now, asked by {actor}"
@@ -136,8 +132,9 @@ def too_few(model: models.Model, row: Record) -> Decision | None:
     return Decision(Cause.SCHEDULE, f"schedule:{row.id}", False, "insufficient", said, Severity.LOW)
 
 
-def drop_of(row: Record) -> ScoreDrop:
-    """Return the drop of a score that a row waits for."""
-    rule = schedules.rule_of(row)
-    assert isinstance(rule, ScoreDrop)
-    return rule
+def short_drops(tx: Tx, project: ProjectSpec, model: models.Model) -> set[ScoreDrop]:
+    """Return the drops of a score that were added to a model and need more rows than it has."""
+    rows = model.extract["rows"] if model.extract else None
+    added = schedules.drops(tx, model.name)
+    enough = {rule for rule, least in added if least is None or rows is None or rows >= least}
+    return {rule for rule, _ in added} - enough - set(project.models[model.name].triggers)

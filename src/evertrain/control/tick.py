@@ -214,18 +214,16 @@ def _ages(tx: Tx, model: models.Model, trigger: MaxAge) -> triggers.Ages:
 def _score_drops(opened: Opened, project: ProjectSpec) -> list[tuple[models.Model, ScoreDrop]]:
     """Return each model that may act with one drop of each score: of those declared and added, the smallest.
 
-    Whatever a larger one would fire for has fired it before: asking the same champion twice would train it twice.
+    Whatever a larger one would fire for has fired it before: asking the same champion twice would train it twice. Those
+    that were added and need more rows than there are do not count.
     """
     found = _with_trigger(opened, project, ScoreDrop)
-    with opened.store.read() as tx:
-        for row in schedules.waiting(tx):
-            model = models.by_id(tx, row.model_id)
-            if not jobs.too_few(model, row) and _acts(project, model) is not Auto.OFF:
-                found.append((model, jobs.drop_of(row)))
     strict: dict[tuple[int, str | None], tuple[models.Model, ScoreDrop]] = {}
+    with opened.store.read() as tx:
+        short = {model.id: jobs.short_drops(tx, project, model) for model, _ in found}
     for model, trigger in found:
         known = strict.get((model.id, trigger.score))
-        if known is None or trigger.threshold < known[1].threshold:
+        if trigger not in short[model.id] and (known is None or trigger.threshold < known[1].threshold):
             strict[model.id, trigger.score] = (model, trigger)
     return list(strict.values())
 

@@ -362,6 +362,7 @@ class Supervisor:
                 "forced": bool(item.forced),
                 "champion": champion and self.asked(champion, forecasts),
                 "since": since.get(item.partition_id),
+                "kept_since": champion and champion.signature.get("since"),
             }
         for reason in dict.fromkeys(reason for _, reason in needless):
             self._skip(batch, reason, [item for item, own in needless if own == reason])

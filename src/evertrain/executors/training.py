@@ -230,7 +230,7 @@ def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
     rows = inside_window(shared, rows)
     if len(rows) < spec.least_rows:
         raise Insufficient(f"Insufficient samples: {len(rows)} < {spec.least_rows}")
-    rows, split, data = _choose(shared, item, rows)
+    every, (rows, split, data) = len(rows), _choose(shared, item, rows)
     if not split.train.any():
         raise Insufficient(f"Insufficient samples: all {len(rows)} rows are held out")
     own, made, held, features = _sides(shared, rows, split)
@@ -255,6 +255,8 @@ def _fit(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Message:
         "held": int(split.held.sum()),
         "libraries": shared.versions,
     }
+    if len(rows) < every:  # the next training is not to take up again by itself what this one dropped
+        signature["since"] = item.get("since") or item["kept_since"]
     if rows.times is None and len(rows) <= _REMEMBERED_ROWS and shared.remembers_rows:
         signature["rows"] = packer.put(rows.numbers.astype("<u8").tobytes())
     if known is not None:
@@ -283,11 +285,18 @@ def _choose(shared: Setting, item: Message, rows: Rows) -> tuple[Rows, holdout.S
 
     Where the champion's losses have risen, rows before the rise may teach what is no longer true, or what will be true
     again. So two are fitted, on all rows and on those since, and the newest rows, which neither has seen, decide. The old
-    rows are dropped only if that is better beyond luck: what is newest need not be what comes next.
+    rows are dropped only if that is better beyond luck: what is newest need not be what comes next. Later trainings of
+    a champion that did without them choose likewise, whatever they are there for.
     """
-    if not item.get("since") or rows.times is None or item.get("fitted"):
+    change = item.get("since") or item.get("kept_since")
+    if not change or rows.times is None or item.get("fitted"):
         return rows, _split(shared.spec, rows), None
-    young = _since(rows, datetime.fromisoformat(item["since"]), shared.spec.least_rows)
+    try:
+        young = _since(rows, datetime.fromisoformat(change), shared.spec.least_rows)
+    except Insufficient:
+        if item.get("since"):
+            raise
+        return rows, _split(shared.spec, rows), None  # rows were removed since; nobody waits for others
     split = _split(shared.spec, young)
     if split.until is None or not split.train.any() or not split.held.any():
         return young, split, None

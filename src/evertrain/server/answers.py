@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,14 +22,18 @@ import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 
+from evertrain import registry
 from evertrain.clock import to_text
 from evertrain.control.opened import Opened
 from evertrain.errors import ConfigError, EvertrainError, StoreBusy, StoreError
 from evertrain.forecasts import Forecast, Forecasts, Stored, typed
+from evertrain.server.metrics import Counters
 from evertrain.store.connect import dump
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+logger = logging.getLogger("evertrain")
 
 _LOOK_S = 0.4  # after which what is kept is looked up again, when somebody asks for it
 _LIFE_S = 0.8  # after which readers wait for that
@@ -81,12 +85,11 @@ class Answers:
     """ASGI: answers `GET /api/v1/models/{name}/forecast` itself and leaves everything else to the application behind.
 
     Args:
-        on_read: called for every answer: the model; `answer`, "own" or "rollup"; `behind`; and `age_s`, since what
-            answered was trained.
+        counters: count every answer, and how long after its promotion a champion is served here.
     """
 
-    def __init__(self, behind: ASGIApp, opened: Opened, on_read: Callable[..., None] | None = None) -> None:
-        self.behind, self._opened, self._on_read = behind, opened, on_read
+    def __init__(self, behind: ASGIApp, opened: Opened, counters: Counters) -> None:
+        self.behind, self._opened, self._counters = behind, opened, counters
         self._questions: dict[tuple[str, bytes], _Question] = {}
         self._kept: dict[_Place, _Kept] = {}
         self._size = 0
@@ -132,9 +135,8 @@ class Answers:
             headers = headers + _aged(int(age))
         await send({"type": "http.response.start", "status": 304 if same else 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if same else answer.body})
-        if self._on_read is not None:
-            age_s = self._opened.store.clock.now().timestamp() - kept.trained
-            self._on_read(question.place[0], answer=kept.by, behind=kept.behind, age_s=age_s)
+        age_s = self._opened.store.clock.now().timestamp() - kept.trained
+        self._counters.read(question.place[0], answer=kept.by, behind=kept.behind, age_s=age_s)
 
     def _read(self, path: str, query: bytes) -> _Question:
         """Return what an address asks for.
@@ -206,6 +208,8 @@ class Answers:
             found = await anyio.to_thread.run_sync(self._found, question, kept, began, limiter=self._quick)
         except EvertrainError as error:
             if isinstance(error, StoreError):
+                if began - self._away > _STALE_S:
+                    logger.warning("forecasts are answered from memory, the store failed: %s", error)
                 self._away = time.monotonic()
             else:
                 self._forget(place)
@@ -233,6 +237,10 @@ class Answers:
         stored = reader.look(typed(declared, dict(values)), known=kept.stored if kept else None)
         if kept is not None and stored is kept.stored:
             return kept
+        if kept is not None and stored.row.fit != kept.stored.row.fit:
+            with opened.store.read() as tx:
+                since = registry.serving_since(tx, stored.row.id)
+                self._counters.swapped((tx.now - since).total_seconds() if since else 0.0)
         found = _Kept(stored, began, size=4 * len(stored.row.frame) + sum(len(str(one)) for one in stored.leaves))
         with suppress(EvertrainError):  # others wait for this look, whose questions may be better ones
             if stored.holds(*question.variant):

@@ -24,6 +24,7 @@ from evertrain.server.routes import (
     decisions,
     docs,
     events,
+    figures,
     health,
     live,
     models,
@@ -76,6 +77,10 @@ def of_error(error: Exception) -> JSONResponse:
     more: dict[str, Any] = {}
     if isinstance(error, errors.ConfigError):
         more = {"field": error.name, "allowed": error.allowed}
+    if isinstance(error, errors.NoModelYet):
+        more = {"serving": "nothing of this yet; every other model answers on"}
+    if isinstance(error, errors.Conflict | errors.TrainingError):
+        more = {"serving": "what served before serves on"}
     if isinstance(error, errors.DataError) and error.bad_rows:
         more = {"bad_rows": [vars(one) for one in error.bad_rows[:20]], "bad_count": error.bad_count}
     if isinstance(error, errors.StoreError):
@@ -124,18 +129,20 @@ def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         found = [
-            {"field": ".".join(map(str, one["loc"][1:])) or one["loc"][0], "problem": one["msg"]}
+            {"field": ".".join(str(part)[:60] for part in one["loc"][1:]) or one["loc"][0], "problem": one["msg"]}
             for one in error.errors()
         ]
-        first = f"{found[0]['field']}: {found[0]['problem']}" if found else "the request cannot be read"
-        return problem(422, first, problems=found[:20])
+        if not found:
+            return problem(422, "the request cannot be read")
+        field, allowed = found[0]["field"], found[0]["problem"]
+        return problem(422, f"{field}: {allowed}", field=field, allowed=allowed, problems=found[:20])
 
     app.add_exception_handler(errors.EvertrainError, ours)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, ours)
-    app.state.answers = answers.Answers(app, service.opened)
-    return Guard(app.state.answers, service.access, service.options)
+    app.state.answers = answers.Answers(app, service.opened, service.counters)
+    return Guard(app.state.answers, service.access, service.options, service.counters.request)
 
 
 def as_page(request: Request, answer: Response, detail: str) -> Response:
@@ -154,5 +161,19 @@ def as_page(request: Request, answer: Response, detail: str) -> Response:
 
 def own_routers() -> tuple[APIRouter, ...]:
     """Return the routers of the API."""
-    modules = (health, status, access, models, runs, schedules, decisions, events, answers, live, datasets, docs)
-    return tuple(one.router for one in modules)
+    modules = (
+        health,
+        status,
+        access,
+        models,
+        runs,
+        schedules,
+        decisions,
+        events,
+        figures,
+        answers,
+        live,
+        datasets,
+        docs,
+    )
+    return (*(one.router for one in modules), figures.metrics)

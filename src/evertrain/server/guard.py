@@ -10,6 +10,7 @@ import logging
 import re
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
@@ -47,6 +48,7 @@ _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
     (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"),
     (b"access-control-max-age", b"600"),
+    (b"cache-control", b"no-store"),
     (b"content-length", b"0"),
 ]
 _WHO = "show a token: `Authorization: Bearer evt_…`, or log in at /login; `evertrain token create` makes one"
@@ -71,6 +73,9 @@ class NotForYou(Refused):
 class Guard:
     """Stands before an application.
 
+    Args:
+        on_answer: called with the status of every answer.
+
     Attributes:
         refused: how many requests were answered by the guard itself, by status.
 
@@ -78,8 +83,10 @@ class Guard:
         ConfigError: an allowed origin or host is none.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, options: Options) -> None:
-        self.app, self.access, self.options = app, access, options
+    def __init__(
+        self, app: ASGIApp, access: Access, options: Options, on_answer: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self.app, self.access, self.options, self._on_answer = app, access, options, on_answer
         self.refused: Counter[int] = Counter()
         bound = f"[{options.host}]" if ":" in options.host else options.host
         self._hosts = _LOOPBACK | {_host_name(name) for name in options.allowed_hosts}
@@ -107,8 +114,10 @@ class Guard:
             body = self._check_what(scope, found, route, caller, receive)
         except Refused as refusal:
             self.refused[refusal.status] += 1
+            self._on_answer(refusal.status)
             # Nobody reads a body that was refused, however much of it is still to come.
-            headers = [*refusal.headers, *([_CLOSE] if _has_body(dict(scope["headers"])) else [])]
+            pending = _has_body(dict(scope["headers"])) and _CLOSE not in refusal.headers
+            headers = [*refusal.headers, *([_CLOSE] if pending else [])]
             if isinstance(refusal, NotForYou) and _is_page(scope, found):
                 own = dashboard.error_page(
                     refusal.status, HTTPStatus(refusal.status).phrase, refusal.detail, refusal.caller
@@ -124,6 +133,7 @@ class Guard:
         answer.cache = b"no-cache" if route.revalidated else b"no-store"
         answer.body = body
         await self._pass_on(scope, receive if body is None else body.receive, answer)
+        self._on_answer(answer.status)
         if (
             not route.routine
             and caller is not None

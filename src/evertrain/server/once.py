@@ -90,6 +90,8 @@ def _named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Route(APIRoute):
     """A route that refuses query parameters it does not know, and repeats the answer to a repeated POST."""
 
+    repeatable = True
+
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
         known = {one.alias for one in get_flat_params(self.dependant) if isinstance(one.field_info, Query)}
@@ -101,6 +103,8 @@ class Route(APIRoute):
                 raise ConfigError("query parameter", strange[0][:60], ", ".join(sorted(known)) or "none here")
             if request.method != "POST" or (key := request.headers.get("idempotency-key")) is None:
                 return await handle(strict)
+            if not self.repeatable:
+                raise ConfigError("Idempotency-Key", key[:60], "none here: this answer is not kept to be given again")
             return await once(strict, key, handle)
 
         return strictly

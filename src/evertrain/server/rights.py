@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -18,16 +19,16 @@ class Access(StrEnum):
 PUBLIC = Access.PUBLIC
 VIEWER, OPERATOR, ADMIN = Role.VIEWER, Role.OPERATOR, Role.ADMIN
 
-_PAGES = "/ /models /models/{name} /runs /runs/{id} /data /schedules /decisions /events /report /notifications"
+_PAGES = "/ /models/{name} /notifications /runs /runs/{id:int} /data /schedules /decisions /events /report"
 _READ = """
     status attention events events/live report decisions schedules datasets datasets/{name} datasets/{name}/batches
     datasets/{name}/export datasets/{name}/reports/{report}
     models models/{name} models/{name}/versions models/{name}/champion models/{name}/activations
-    models/{name}/partitions models/{name}/scores models/{name}/decisions models/{name}/plan models/{name}/config
-    models/{name}/forecast forecasts/events runs runs/{id} runs/{id}/items runs/{id}/events openapi.json
+    models/{name}/why models/{name}/partitions models/{name}/scores models/{name}/decisions models/{name}/plan
+    models/{name}/config models/{name}/forecast forecasts/events runs runs/{id:int} runs/{id:int}/items runs/{id:int}/events openapi.json
 """
 
-# (method, template) -> who may; a parameter is in braces.
+# (method, template) -> who may; a parameter is in braces, and one that counts things is a number of one spelling.
 RIGHTS: dict[tuple[str, str], Role | Access] = {
     ("GET", "/health"): PUBLIC,
     ("GET", "/ready"): PUBLIC,
@@ -48,20 +49,20 @@ RIGHTS: dict[tuple[str, str], Role | Access] = {
     ("POST", "/api/v1/models/{name}/pause"): OPERATOR,
     ("POST", "/api/v1/models/{name}/resume"): OPERATOR,
     ("POST", "/api/v1/datasets/{name}/batches"): OPERATOR,
-    ("POST", "/api/v1/datasets/{name}/batches/{number}/undo"): OPERATOR,
+    ("POST", "/api/v1/datasets/{name}/batches/{number:int}/undo"): OPERATOR,
     ("PATCH", "/api/v1/datasets/{name}/rows"): OPERATOR,
     ("DELETE", "/api/v1/datasets/{name}/rows"): OPERATOR,
-    ("POST", "/api/v1/runs/{id}/cancel"): OPERATOR,
-    ("POST", "/api/v1/runs/{id}/retry-failed"): OPERATOR,
+    ("POST", "/api/v1/runs/{id:int}/cancel"): OPERATOR,
+    ("POST", "/api/v1/runs/{id:int}/retry-failed"): OPERATOR,
     ("POST", "/api/v1/schedules"): OPERATOR,
-    ("DELETE", "/api/v1/schedules/{id}"): OPERATOR,
+    ("DELETE", "/api/v1/schedules/{id:int}"): OPERATOR,
     ("POST", "/api/v1/pause"): OPERATOR,
     ("POST", "/api/v1/resume"): OPERATOR,
     ("POST", "/api/v1/monitoring/start"): ADMIN,
     ("POST", "/api/v1/monitoring/stop"): ADMIN,
     ("GET", "/api/v1/tokens"): ADMIN,
     ("POST", "/api/v1/tokens"): ADMIN,
-    ("DELETE", "/api/v1/tokens/{id}"): ADMIN,
+    ("DELETE", "/api/v1/tokens/{id:int}"): ADMIN,
     # The routes of `compat`.
     ("POST", "/retraining/start"): ADMIN,
     ("POST", "/retraining/stop"): ADMIN,
@@ -73,7 +74,7 @@ RIGHTS: dict[tuple[str, str], Role | Access] = {
     ("POST", "/api/v1/ai/retrain/{model_type}"): OPERATOR,
     ("GET", "/api/v1/ai/retraining/schedule"): VIEWER,
     ("POST", "/api/v1/ai/retraining/schedule"): OPERATOR,
-    ("DELETE", "/api/v1/ai/retraining/schedule/{job_id}"): OPERATOR,
+    ("DELETE", "/api/v1/ai/retraining/schedule/{job_id:int}"): OPERATOR,
 }
 
 # Rows of data go in here, and what a person typed there; every other body is JSON.
@@ -103,7 +104,13 @@ class Route:
     revalidated: bool
 
 
-_HERE, _ANY, _REST = "/", "/any", "/rest"  # names in the tree that no part of a path can have: a part holds no slash
+_HERE, _ANY, _NUMBER = (
+    "/",
+    "/any",
+    "/number",
+)  # names in the tree that no part of a path can have: a part holds no slash
+# Fewer digits than 2^63: a row of the store can have that number, and nothing else is spelled so.
+_WHOLE = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 Tree = dict[str, Any]
 
 
@@ -112,8 +119,8 @@ def find(path: str) -> dict[str, Route]:
 
     >>> [(method, str(found.right)) for method, found in find("/api/v1/models/iris/retrain").items()]
     [('POST', 'operator')]
-    >>> find("/api/v1/models/iris/retrain/"), find("/API/v1/models")
-    ({}, {})
+    >>> find("/api/v1/models/iris/retrain/"), find("/API/v1/models"), find("/api/v1/runs/01")
+    ({}, {}, {})
     """
     exact: dict[str, Route] | None = _EXACT.get(path)
     if exact is not None:
@@ -128,10 +135,11 @@ def _walk(tree: Tree, parts: list[str], place: int) -> dict[str, Route]:
     part = parts[place]
     if part and (below := tree.get(part)) and (found := _walk(below, parts, place + 1)):
         return found
+    if (below := tree.get(_NUMBER)) and _WHOLE.fullmatch(part) and (found := _walk(below, parts, place + 1)):
+        return found
     if part and (below := tree.get(_ANY)) and (found := _walk(below, parts, place + 1)):
         return found
-    rest: dict[str, Route] = tree.get(_REST, {}) if part else {}
-    return rest
+    return {}
 
 
 def _grown() -> tuple[Tree, dict[str, dict[str, Route]]]:
@@ -144,11 +152,10 @@ def _grown() -> tuple[Tree, dict[str, dict[str, Route]]]:
         if "{" not in template:
             exact.setdefault(template, {})[method] = route
             continue
-        *parts, last = template.split("/")[1:]
         below = tree
-        for part in [*parts, *([] if last.endswith(":path}") else [last])]:
-            below = below.setdefault(_ANY if part.startswith("{") else part, {})
-        below.setdefault(_REST if last.endswith(":path}") else _HERE, {})[method] = route
+        for part in template.split("/")[1:]:
+            below = below.setdefault(part if part[:1] != "{" else _NUMBER if part.endswith(":int}") else _ANY, {})
+        below.setdefault(_HERE, {})[method] = route
     return tree, exact
 
 

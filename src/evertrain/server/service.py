@@ -20,6 +20,7 @@ from evertrain.control.work import LOOP_ROLE, loop_alive
 from evertrain.errors import ConfigError, Conflict
 from evertrain.loop import Loop
 from evertrain.server.access import Access
+from evertrain.server.metrics import Counters, Metrics
 from evertrain.server.staging import Staging
 from evertrain.server.streams import Streams
 from evertrain.serving import Predictor
@@ -111,6 +112,8 @@ class Service:
         self.opened, self.options = opened, options or Options()
         local = None if self.options.needs_token else tokens.Caller(opened.store.actor, tokens.Role.ADMIN)
         self.access = Access(opened.store, local)
+        self.counters = Counters()
+        self.metrics = Metrics(opened, self.counters)
         self.stopping = threading.Event()
         self.started_at = time.monotonic()
         self._loop: Loop | None = None

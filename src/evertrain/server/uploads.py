@@ -29,7 +29,6 @@ from fastapi import HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
 
 from evertrain import errors
 from evertrain.control import ask, data, work
@@ -38,6 +37,7 @@ from evertrain.errors import BadRow, ConfigError, Conflict, DataError, Evertrain
 from evertrain.events import Kind
 from evertrain.partitions import printable
 from evertrain.server import intake, streams
+from evertrain.server.limits import Cut
 from evertrain.server.staging import MOST_AT_ONCE
 from evertrain.server.streams import EventStream, Reader, message
 from evertrain.states import RunState
@@ -82,8 +82,7 @@ async def received(service: Service, request: Request) -> AsyncIterator[Upload]:
     """Write down the file of a request; it is removed at the end of the block, whatever happened.
 
     Raises:
-        HTTPException: 400 no file, or not a whole one; 413 too large; 415 neither CSV nor Parquet.
-        ClientDisconnect: its sender is gone.
+        HTTPException: 400 no file, or not a whole one; 408 too slow; 413 too large; 415 neither CSV nor Parquet.
     """
     limit = service.options.upload_bytes
     if request.headers.get("content-encoding", "identity") != "identity":
@@ -172,9 +171,12 @@ def _write_all(descriptor: int, block: bytearray) -> None:
 
 async def _parts(request: Request) -> AsyncGenerator[bytes, None]:
     while True:
-        received = await request.receive()
+        try:
+            received = await request.receive()
+        except Cut as cut:  # too much, or too slow
+            raise HTTPException(cut.status, cut.detail) from None
         if received["type"] == "http.disconnect":
-            raise ClientDisconnect
+            raise HTTPException(400, "its sender left in the middle; nothing was kept")
         if part := received.get("body", b""):
             yield part
         if not received.get("more_body", False):
@@ -357,6 +359,7 @@ class _Child:
             if ready:
                 part = os.read(descriptor, 1 << 16)
                 if not part:
+                    self._process.wait(_END_S)  # so that its own end is seen, and not the one we bring
                     return None
                 *lines, rest = (rest + part).split(b"\n")
                 for line in lines:
@@ -371,9 +374,7 @@ class _Child:
                 raise DataError(f"the file could not be read in {_READ_S:g} s; nothing was kept. Send it in parts")
 
     def _end(self) -> None:
-        """End the child with all that it may have started; one that is done is given the time to leave."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(0.5)
+        """End the child with all that it may have started: what it has said is done is done."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -571,7 +572,7 @@ async def stream_upload(service: Service, caller: Caller | None, dataset: str, r
                 "do": "ingest", "dataset": dataset, "path": str(upload.path), "source": upload.name,
                 "actor": caller.name if caller else "", "token": token,
             }  # fmt: skip
-            found = None
+            found, since = None, await service.call(ask.newest_run, service.opened)
             async with aclosing(_taking_in(service, task)) as heard:
                 async for one in heard:
                     if "merging" in one:
@@ -585,7 +586,7 @@ async def stream_upload(service: Service, caller: Caller | None, dataset: str, r
                 yield message("progress", said)
             reader.grace_s = 0.0
             ended = []
-            async with aclosing(_runs_of(reader, dataset, batch)) as heard_runs:
+            async with aclosing(_runs_of(reader, dataset, batch, since)) as heard_runs:
                 async for chunk, outcome in heard_runs:
                     if outcome is not None:
                         ended.append(outcome)
@@ -639,13 +640,15 @@ async def _taking_in(service: Service, task: dict[str, Any]) -> AsyncGenerator[d
 
 
 async def _runs_of(
-    reader: Reader, dataset: str, batch: dict[str, Any]
+    reader: Reader, dataset: str, batch: dict[str, Any], since: int
 ) -> AsyncGenerator[tuple[bytes, work.Outcome | None], None]:
     """Yield the messages of the runs that a batch causes, one run after the other, each with its outcome at its end."""
     service = reader.service
     changed = batch["added"] + batch["updated"] + batch["removed"]
-    found = await service.call(ask.plan_dataset, service.opened, dataset) if changed else []
-    if found and not await service.call(work.loop_alive, service.opened):
+    found = await service.call(ask.plan_dataset, service.opened, dataset, since) if changed else []
+    opened = service.opened
+    waiting = await service.call(data.runs_of, opened, dataset)
+    if set(found) & set(waiting) and not await service.call(work.loop_alive, opened):
         numbers = ", ".join(map(str, found))
         yield message("progress", f"Nothing trains now: `evertrain start` begins run {numbers}"), None
         return

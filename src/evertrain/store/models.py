@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evertrain.errors import ConfigError, NotFound, UnknownName
 from evertrain.events import Kind
 from evertrain.partitions import WHOLE
 from evertrain.specs import Auto, Cause, Estimator, ModelSpec, ProjectSpec, decode_model, decode_project, encode
-from evertrain.store import demand
+from evertrain.store import demand, schedules
 from evertrain.store.connect import Record, Tx, dump
 
 # Fields whose change means that the champion was trained by another recipe.
@@ -66,8 +66,19 @@ def apply(tx: Tx, project: ProjectSpec, file_digest: str) -> list[str]:
     return changes or ["settings changed; no model is affected"]
 
 
+def declare_again(tx: Tx, model: str) -> Model:
+    """Bring a model in line with what was set or added at run time, and return it."""
+    declared = project(tx)
+    assert declared is not None
+    _declare(tx, declared.models[model])
+    return by_name(tx, model)
+
+
 def _declare(tx: Tx, declared: ModelSpec) -> list[str]:
     spec = effective(declared, overrides(tx, declared.name))
+    added = [rule for rule, _ in schedules.drops(tx, declared.name) if rule not in spec.triggers]
+    if added:
+        spec = replace(spec, triggers=(*spec.triggers, *dict.fromkeys(added)))
     generation, training = _digest(_generation(spec)), _digest(_recipe(spec))
     row = tx.row("SELECT * FROM models WHERE name = :name", name=spec.name)
     if row is None:

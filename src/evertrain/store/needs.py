@@ -99,8 +99,8 @@ def damaged(tx: Tx) -> Sequence[Record]:
     """Return by model the partitions that were not trained since the bytes of their fit were found damaged."""
     return tx.rows(
         "SELECT m.name AS model, count(DISTINCT p.id) AS number, sum(p.champion_id IS NULL OR p.champion_id = f.id) AS silent,"
-        " max(f.id) AS fit, p.key FROM fits f INDEXED BY fits_condemned JOIN partitions p ON p.id = f.partition_id"
-        " JOIN models m ON m.id = p.model_id WHERE f.condemned = 1 AND p.state = 'live' AND m.retired_at IS NULL"
+        " max(f.id) AS fit, p.key FROM fits f INDEXED BY fits_condemned CROSS JOIN partitions p ON p.id = f.partition_id"
+        " CROSS JOIN models m ON m.id = p.model_id WHERE f.condemned = 1 AND p.state = 'live' AND m.retired_at IS NULL"
         " AND coalesce(p.champion_id, 0) <= f.id GROUP BY m.id ORDER BY m.name"
     )
 

@@ -492,13 +492,15 @@ def version_of_fit(tx: Tx, fit_id: int | None) -> Record | None:
     return tx.row("SELECT v.* FROM fits f JOIN versions v ON v.id = f.version_id WHERE f.id = :id", id=fit_id)
 
 
-def open_of(tx: Tx, model_ids: Sequence[int]) -> list[int]:
-    """Return the runs of models that have not ended, oldest first."""
+def open_of(tx: Tx, model_ids: Sequence[int], since: int = 2**62) -> list[int]:
+    """Return the runs of models that have not ended, and all that are later than run `since`; oldest first."""
     return [
         row[0]
         for row in tx.rows(
-            "SELECT id FROM runs WHERE state IN ('queued', 'running') AND model_id IN :models ORDER BY id",
+            "SELECT id FROM runs WHERE state IN ('queued', 'running') AND model_id IN :models"
+            " UNION SELECT id FROM runs WHERE id > :since AND model_id IN :models ORDER BY id",
             models=list(model_ids),
+            since=since,
         )
     ]
 

@@ -170,9 +170,15 @@ def next_at(tx: Tx, model_id: int) -> datetime | None:
     return from_text(found) if found else None
 
 
-def waiting(tx: Tx) -> Sequence[Record]:
-    """Return the rules added at run time that wait for no moment but for a drop of a score."""
-    return tx.rows("SELECT * FROM schedules WHERE removed_at IS NULL AND next_at IS NULL ORDER BY id")
+def drops(tx: Tx, model: str) -> list[tuple[ScoreDrop, int | None]]:
+    """Return the drops of a score that were added to a model at run time, each with the rows that it needs."""
+    rows = tx.rows(
+        "SELECT s.* FROM schedules s JOIN models m ON m.id = s.model_id WHERE m.name = :model AND s.removed_at IS NULL"
+        " AND s.next_at IS NULL ORDER BY s.id",
+        model=model,
+    )
+    found = [(rule_of(row), row.min_samples) for row in rows]
+    return [(rule, least) for rule, least in found if isinstance(rule, ScoreDrop)]
 
 
 def rule_of(row: Record) -> Schedule | ScoreDrop:

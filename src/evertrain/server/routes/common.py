@@ -49,6 +49,7 @@ def _number(what: str) -> BeforeValidator:
 
 
 RunId = Annotated[int, _number("run"), Path(description="Number of a run.", examples=[17])]
+TokenId = Annotated[int, _number("token"), Path(description="Number of a token.", examples=[4])]
 ScheduleId = Annotated[int, _number("schedule"), Path(description="Number of a schedule.", examples=[3])]
 
 

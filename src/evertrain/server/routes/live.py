@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
 from evertrain.server import streams
+from evertrain.server.routes.common import RunId
 from evertrain.server.service import Service
 from evertrain.store.tokens import Caller
 
@@ -46,7 +47,7 @@ async def forecasts(
 
 
 @router.get("/runs/{run_id}/events", operation_id="live_run", responses=_RUN, response_class=Response)
-async def of_run(request: Request, run_id: int, last_event_id: LastId = None, after: After = None) -> Response:
+async def of_run(request: Request, run_id: RunId, last_event_id: LastId = None, after: After = None) -> Response:
     """Follow a run from its beginning, or behind the last message that was read, to its result."""
     service, caller = _asked(request)
     last = streams.last_event_id(last_event_id or after)
