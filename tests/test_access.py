@@ -18,7 +18,7 @@ from fastapi import APIRouter, FastAPI
 from evertrain.clock import ManualClock
 from evertrain.control import access as use
 from evertrain.events import Kind
-from evertrain.server import app, rights
+from evertrain.server import app, rights, run
 from evertrain.server.access import SESSION, Access
 from evertrain.server.guard import Guard
 from evertrain.server.rights import PUBLIC, RIGHTS
@@ -430,6 +430,25 @@ def test_no_address_is_believed_that_only_a_header_names(store, runner):
             found = wire("GET", "/runs", shown)
 
     assert found.status == 429
+
+
+@pytest.mark.parametrize(
+    ("proxies", "peer", "counted"),
+    [((), "198.51.100.9", 11), (("198.51.100.9",), "198.51.100.9", 1), (("10.0.0.1",), "198.51.100.9", 11)],
+    ids=["no proxy", "the proxy", "somebody else"],
+)
+def test_the_address_that_counts_is_told_by_named_proxies_alone(tmp_path, runner, proxies, peer, counted):
+    """A-71: as the service is really put together."""
+    with service(tmp_path, Options(require_token=True, behind_proxy=proxies)) as served:
+        server = run._Server(served, app.create(served), lambda: None)
+        server.config.load()
+        wire = Wire(server.config.loaded_app, runner, peer=peer)
+        answers = [
+            wire("GET", "/runs", [*bearer("evt_" + "a" * 43), ("x-forwarded-for", f"203.0.113.{number}")]).status
+            for number in range(11)
+        ]
+
+    assert answers == ([401] * 11 if counted == 1 else [401] * 10 + [429])
 
 
 # --- limits and the log -------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ from evertrain.control.report import TRIGGER_TYPES
 from evertrain.drift.signal import Severity
 from evertrain.events import Kind
 from evertrain.server.metrics import MODELS, OTHER, Counters, Metrics
-from evertrain.specs import Cause
+from evertrain.specs import Cause, CsvFile, Series
 from evertrain.states import ItemState
 from evertrain.store import decisions, figures, leases, models, upkeep
 from evertrain.store.connect import Store
 from evertrain.triggers import Decision
 
 from .test_report import Past
-from .test_store_kit import SHOP, SOLO, model_spec
+from .test_store_kit import SHOP, SOLO, model_spec, project_spec
 
 
 def told(metrics: Metrics) -> dict[tuple[str, ...], float]:
@@ -223,6 +224,21 @@ def test_what_waits_is_told_with_its_age_and_what_is_due_and_behind(past: Past, 
     found = told(metrics)
     assert (only(found, "evertrain_partitions_due")[name], only(found, "evertrain_partitions_behind")[name]) == (0, 2)
     assert found["evertrain_queue_age_seconds",] == 0
+
+
+def test_periods_of_stored_forecasts_are_counted_where_they_serve(store: Store, tmp_path: Path) -> None:
+    """S0-35: rows of forecasts: one for each period of each partition that has a champion."""
+    past = Past(store, tmp_path)
+    series = model_spec(SHOP, partition_by=["town"], series=Series(14))
+    dated = replace(project_spec(), sources={"rows": CsvFile("rows.csv", time="ds")})
+    with store.write() as tx:
+        models.apply(tx, replace(dated, models={SHOP: series, SOLO: model_spec(SOLO)}), "x")
+    past.find("Pilar", "Hermosa")
+    metrics = Metrics(past.opened)
+    assert sum(only(told(metrics), "evertrain_forecast_rows").values()) == 0
+    past.train()
+
+    assert only(told(metrics), "evertrain_forecast_rows") == {(f"model_name={SHOP}",): 3 * 14}
 
 
 def test_the_age_of_the_loop_is_told_also_when_it_is_gone(past: Past, metrics: Metrics) -> None:

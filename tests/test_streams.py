@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -20,6 +27,7 @@ from evertrain.server.streams import Limits, Streams
 from evertrain.store import items, leases, log
 
 from .conftest import TOYS
+from .process_kit import until
 
 
 @pytest.fixture(scope="module")
@@ -316,3 +324,135 @@ def test_progress_reaches_down_to_the_epoch_of_the_partition_in_training(service
     work.run_to_end(opened, asked)
     after = progress.of_run(opened, asked.run_id)
     assert (after.state, after.done, after.fraction, after.eta_s) == ("succeeded", 3, 1.0, None)
+
+
+# --- a real server ----------------------------------------------------------------------------------------------------
+
+SERVER = """
+import sys
+from pathlib import Path
+from evertrain.control.opened import open_project
+from evertrain.server import run
+from evertrain.server.service import Options, Service
+from evertrain.server.streams import Limits, Streams
+
+run._UNREAD_MS = 3000
+service = Service(open_project(Path(sys.argv[1]), store="sqlite:///evertrain.db"), Options(port=int(sys.argv[2]), loop=False))
+service.__dict__["streams"] = Streams(service, Limits(beat_s=2, stall_s=2))
+listening = run.bind(service.options)
+run.serve(service, listening, on_ready=lambda: print(listening.getsockname()[1], flush=True))
+"""
+
+
+class Server:
+    """A service in a process of its own, on the store of this one."""
+
+    def __init__(self, root):
+        self.root, self.port, self.process = root, 0, None
+
+    def start(self):
+        command = [sys.executable, "-c", SERVER, str(self.root), str(self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.port = int(self.process.stdout.readline())
+
+    def end(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        code = self.process.wait(20)
+        self.process.stdout.close()
+        return code
+
+    def open(self, last=None):
+        found = socket.socket()
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        found.settimeout(10)
+        found.connect(("127.0.0.1", self.port))
+        more = f"Last-Event-ID: {last}\r\n" if last is not None else ""
+        found.sendall(f"GET /api/v1/events/live HTTP/1.1\r\nHost: 127.0.0.1\r\n{more}\r\n".encode())
+        return found
+
+    def sockets(self):
+        folder = Path(f"/proc/{self.process.pid}/fd")
+        return sum(str(one.readlink()).startswith("socket") for one in folder.iterdir() if one.is_symlink())
+
+    def memory_kb(self):
+        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())[1])
+
+
+@pytest.fixture
+def server(tmp_path):
+    project = Project("test", root=tmp_path, executor="inline")
+    found = Server(tmp_path)
+    found.opened = project.opened
+    found.start()
+    yield found
+    if found.process.poll() is None:
+        found.end(signal.SIGKILL)
+    project.close()
+
+
+@pytest.mark.slow
+def test_a_reader_misses_nothing_and_sees_nothing_twice_across_restarts(server):
+    """P-56, P-12: events are written all the time; the service is ended in good order, and once it is killed."""
+    with server.opened.store.read() as tx:
+        begin = log.newest(tx)
+    done = threading.Event()
+
+    def writing():
+        while not done.is_set():
+            write(server, 3)
+            time.sleep(0.003)
+
+    writer = threading.Thread(target=writing)
+    writer.start()
+    seen, goodbyes = [], 0
+    try:
+        for how in (signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, None):
+            reader = server.open(seen[-1] if seen else begin)
+            enough = threading.Timer(0.5, server.end, (how,)) if how else None
+            if enough:
+                enough.start()
+            text = b""
+            with reader:
+                while part := _received(reader):
+                    text += part
+                    if not how and text.count(b"\nid: ") > 300:
+                        break
+            if enough:
+                enough.join()
+                assert how == signal.SIGKILL or server.process.returncode == 0
+                server.start()
+            goodbyes += b"event: server-restart" in text
+            whole = text[: text.rfind(b"\n\n") + 2]  # a message that was cut off by the end does not count for browsers
+            seen += [int(one) for one in re.findall(rb"\nid: (\d+)\n\n", whole)]
+    finally:
+        done.set()
+        writer.join()
+    assert len(seen) > 300
+    assert seen == list(range(begin + 1, begin + 1 + len(seen)))
+    assert goodbyes == 2
+
+
+def _received(reader):
+    try:
+        return reader.recv(1 << 16)
+    except ConnectionResetError:
+        return b""
+
+
+@pytest.mark.slow
+def test_readers_that_never_read_cost_little_and_are_cut_off(server):
+    """P-56, A-80: their connections are gone soon, and the service ends at once beside them."""
+    write(server, 10_000, "x" * 300)
+    sockets, most = server.sockets(), []
+    with contextlib.ExitStack() as stack:
+        for readers in (20, 120):
+            used = []
+            for _ in range(readers):
+                stack.enter_context(server.open(last=0))
+            until(lambda: used.append(server.memory_kb()) or server.sockets() <= sockets, 40)
+            most.append(max(used))
+        assert (most[1] - most[0]) / 100 < 150  # kB, of which the buffer of the connection is 64
+        stack.enter_context(server.open(last=0))
+        began = time.monotonic()
+        assert server.end() == 0
+        assert time.monotonic() - began < 4

@@ -84,7 +84,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, access: Access, options: Options, on_answer: Callable[[int], None] = lambda status: None
+        self, app: ASGIApp, access: Access, options: Options, on_answer: Callable[[int], None] = lambda _: None
     ) -> None:
         self.app, self.access, self.options, self._on_answer = app, access, options, on_answer
         self.refused: Counter[int] = Counter()
