@@ -326,7 +326,7 @@ def test_a_refused_model_leaves_the_version_and_says_what_was_measured(trained, 
 def test_an_on_drift_job_trains_for_a_drop_beyond_its_threshold_and_the_smallest_of_several_speaks(
     farm, words_of, check
 ):
-    """S1-08, S1-14, S1-24: two drops on one model are one training, with that of the project file beside them."""
+    """S1-08, S1-14: two drops on one model are one training, with that of the project file beside them."""
     retraining = words_of["retraining"]
     farm.trigger("disease")
     first = retraining.add_job("disease", "on_drift", drift_threshold=0.15)

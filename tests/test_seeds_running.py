@@ -116,7 +116,7 @@ def test_the_integration_script_goes_through_every_door(shop, capsys, monkeypatc
 
 
 def test_the_page_uploads_shows_every_step_and_the_new_forecast(shop, tmp_path):
-    """S4-13, S4-14, S4-15, S4-16: in Chromium, under the content security policy; also what goes wrong is shown."""
+    """S4-13, S4-15, S4-16: in Chromium, under the content security policy; also what goes wrong is shown."""
     playwright = pytest.importorskip("playwright.sync_api")
     address, root = shop
     last = (root / "test_upload.csv").read_text().splitlines()
