@@ -14,7 +14,7 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import datasets, drift, forecasts, partitions
+from benchmarks import datasets, drift, forecasts, lists, partitions
 from benchmarks.measure import Row, machine, memory_mb, python, repeated, spread
 from evertrain import __version__
 
@@ -119,11 +119,13 @@ def main() -> None:
     many += (10_000_000,) if arguments.ten_million else ()
     if arguments.only:
         steps, rows = [], _measured_before(_OWN[arguments.only])
-    if arguments.only != "drift":
+    if arguments.only in (None, "datasets"):
         steps.append(lambda: datasets.rows(many))
+    if arguments.only in (None, "lists"):
+        steps.append(lambda: lists.rows(10_000 if arguments.quick else 100_000))
     if not arguments.only:
         steps += _forecasts(arguments.quick)
-    if arguments.only != "datasets":
+    if arguments.only in (None, "drift"):
         steps += _drift(arguments.quick)
     for step in steps:
         for row in step():
@@ -136,6 +138,7 @@ def main() -> None:
 _OWN = {
     "datasets": ("one-row edit", "first ", "the same of", "merge of", "longest hold", "one partition's last"),
     "drift": ("drift of", "profile of"),
+    "lists": tuple(f"{what}, " for what in lists.SHOWN),
 }
 
 

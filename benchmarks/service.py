@@ -200,6 +200,7 @@ def swap(root: str, seconds: float, every_s: float) -> None:
     with opened.store.read() as tx:
         found = models.by_name(tx, "kg")
         versions = [f"{row.major}.{row.minor}.{row.patch}" for row in registry.versions(tx, found.id, 1000)][::-1]
+    print("now", flush=True)
     ends, number = time.monotonic() + seconds, 0
     due = time.monotonic()
     while time.monotonic() < ends:
@@ -217,10 +218,10 @@ def swap(root: str, seconds: float, every_s: float) -> None:
 def swaps(root: Path, seconds: float, every_s: float) -> Iterator[None]:
     """Another process that swaps during the block, at most so long."""
     code = f"from benchmarks.service import swap; swap({str(root)!r}, {seconds}, {every_s})"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=_ROOT)
-    try:
+    with subprocess.Popen([sys.executable, "-c", code], cwd=_ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()  # it is at it
         yield
-    finally:
         process.wait(seconds + 60)
     assert process.returncode == 0, "the swaps failed"
 

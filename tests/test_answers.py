@@ -354,7 +354,7 @@ def test_a_slow_look_never_brings_back_what_was_replaced(client, monkeypatch):
     assert [one.json["version"] for one in client.loop.run_until_complete(both())] == ["1.1.0"] * 3
 
 
-def test_memory_answers_while_the_store_is_away_and_says_how_old_that_is(client, root, monkeypatch):
+def test_memory_answers_while_the_store_is_away_and_says_how_old_that_is(client, root, caplog):
     """P-30: what was known goes on being answered, what never was is refused for now."""
     known = client.get(**PLACE)
     store, path = client.project.opened.store, root / "evertrain.db"
@@ -366,6 +366,9 @@ def test_memory_answers_while_the_store_is_away_and_says_how_old_that_is(client,
     assert (found.status, found.body, found.headers["x-model-version"]) == (200, known.body, "1.0.0")
     assert found.headers["x-stale"] == found.headers["age"] == "1"
     assert found.headers["warning"].startswith('110 - "the store does not answer')
+    assert [one.message.split(":")[0] for one in caplog.records if one.levelname == "WARNING"] == [
+        "forecasts are answered from memory, the store failed"
+    ]
     refused = client.get(fruit="Chico")
     assert (refused.status, refused.headers["retry-after"]) == (503, "5")
     store.close()

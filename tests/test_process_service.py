@@ -55,7 +55,7 @@ def test_readers_during_swaps_see_no_error_nothing_mixed_and_nothing_backward(ro
     secret = token_of(root)
     with serving(root, "--require-token", "--no-loop") as service:
         asked = Asked(service.address, paths(root), 50, 5.0, pause_s=0.02, check=True, token=secret, streams=20)
-        with swaps(root, 6.0, 0.1):
+        with swaps(root, 7.0, 0.1):
             told = load(asked)
     assert problems(root, told) == []
     assert (told.stale, told.streams_open) == (0, 20)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from evertrain.store.connect import dump
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+logger = logging.getLogger("evertrain")
 
 _LOOK_S = 0.4  # after which what is kept is looked up again, when somebody asks for it
 _LIFE_S = 0.8  # after which readers wait for that
@@ -205,6 +208,8 @@ class Answers:
             found = await anyio.to_thread.run_sync(self._found, question, kept, began, limiter=self._quick)
         except EvertrainError as error:
             if isinstance(error, StoreError):
+                if began - self._away > _STALE_S:
+                    logger.warning("forecasts are answered from memory, the store failed: %s", error)
                 self._away = time.monotonic()
             else:
                 self._forget(place)
