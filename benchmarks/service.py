@@ -23,7 +23,7 @@ from urllib.parse import urlencode
 import polars as pl
 
 from benchmarks.load import Asked, Told
-from benchmarks.measure import Row, spread
+from benchmarks.measure import Row, spread, timed
 from evertrain import registry
 from evertrain.control import ask, data
 from evertrain.control.opened import Opened, open_project, reload
@@ -282,7 +282,7 @@ def _told(told: Told) -> str:
     return f"{told.a_second:,.0f} answers a second, half of them within {told.p50_ms:.1f} ms"
 
 
-def readers(turns: int, seconds: float, number: int = 1000) -> list[Row]:
+def measure_readers(turns: int, seconds: float, number: int = 1000) -> list[Row]:
     """Readers that each ask about twice a second, with a swap of everything they read every 50 ms, and without."""
     with farm(30, FRUITS[:2]) as root, farm(30, FRUITS[:2]) as other:
         every = paths(root)
@@ -347,7 +347,7 @@ def _ended(service: Serving, every: list[str]) -> float:
     return took[0]
 
 
-def bare(turns: int, seconds: float) -> list[Row]:
+def measure_bare(turns: int, seconds: float) -> list[Row]:
     """Requests a second with a token, beside a bare FastAPI route that returns the same bytes."""
     with farm(1, FRUITS[:2]) as root:
         every, secret = paths(root)[:1], token_of(root)
@@ -378,7 +378,7 @@ def bare(turns: int, seconds: float) -> list[Row]:
     ]  # fmt: skip
 
 
-def memory(retrains: int) -> list[Row]:
+def measure_memory(retrains: int) -> list[Row]:
     """Memory of the service at rest and after many retrainings, with what else must not grow."""
     with farm(1, FRUITS[:2]) as root:
         quick = {"EVERTRAIN_TICK_S": "0.05", "EVERTRAIN_CHILD_ITEMS": "50"}
@@ -429,3 +429,40 @@ def _held(root: Path, pid: int) -> dict[str, float]:
         "scratch": sum(path.is_file() for path in scratch.rglob("*")),
         "wal_mb": wal.stat().st_size / 2**20 if wal.exists() else 0.0,
     }
+
+
+_MANY = """
+from evertrain import Custom, ParquetFile, Project
+project = Project("bench")
+project.source("rows", ParquetFile("rows.parquet"))
+project.model("noop", "rows", target="y", trainer=Custom("toys:Nothing"), partition_by="unit", min_samples=5)
+"""
+_PAGES = (
+    "/", "/models/noop", "/models/noop?partition=unit%3D77", "/runs", "/runs/1", "/data", "/schedules", "/decisions",
+    "/events", "/report", "/notifications", "/metrics", "/api/v1/models", "/api/v1/models/noop",
+    "/api/v1/models/noop/partitions?q=77", "/api/v1/runs/1/items", "/api/v1/attention", "/api/v1/status",
+)  # fmt: skip
+
+
+def measure_pages(number: int) -> list[Row]:
+    """How long every page, and the larger lists of the API, take in a project of so many partitions."""
+    from benchmarks import partitions
+
+    with partitions.project(number) as made:
+        made.trigger("noop")
+        made.close()
+        (made.root / "project.py").write_text(_MANY)
+        first, later = {}, {}
+        with serving(made.root, "--no-loop") as service:
+            for page in _PAGES:
+                took = [timed(lambda page=page: service.get(page)) * 1e3 for _ in range(6)]  # type: ignore[misc]
+                first[page], later[page] = took[0], statistics.median(took[1:])
+    slowest, soonest = max(later, key=lambda one: later[one]), max(first, key=lambda one: first[one])
+    return [
+        Row(
+            f"the slowest of {len(_PAGES)} pages and lists, {number:,} partitions: {slowest}",
+            f"{later[slowest]:.0f} ms", spread(min(later.values()), max(later.values()), "ms", 0),
+            f"half of them within {statistics.median(later.values()):.0f} ms; after a start the slowest is {soonest},"
+            f" {first[soonest]:.0f} ms", "under 300 ms",
+        )
+    ]  # fmt: skip

@@ -428,6 +428,19 @@ def test_reads_are_counted_with_the_age_of_what_they_got(client):
     assert client.counters.ages.sum == pytest.approx(4 * 600.0)
 
 
+def test_a_swap_is_counted_with_how_long_it_took_to_be_served_here(client, elsewhere):
+    client.get(**PLACE)
+    client.project.opened.store.clock.advance(minutes=10, seconds=2)  # two seconds ahead of the other process
+    elsewhere.trigger("kg", force=True)
+    time.sleep(answers._LIFE_S)
+    client.get(**PLACE)
+    assert (sum(client.counters.swaps.counts), client.counters.swaps.sum) == (1, 2.0)
+    elsewhere.rollback("kg", to="1.0.0")
+    time.sleep(answers._STALE_S)
+    assert client.get(**PLACE).json["version"] == "1.0.0"
+    assert sum(client.counters.swaps.counts) == 1, "nobody had asked: how long that was tells nothing"
+
+
 def test_everything_else_is_left_to_the_application_behind(client):
     assert client.get("a/b").status == 404
     assert client.get(method="POST").status == 405

@@ -451,7 +451,9 @@ def test_every_operation_is_described_with_examples(api):
             assert told["tags"], path
             assert told.get("description"), path
             if body := told.get("requestBody"):
-                for content in body["content"].values():
+                for kind, content in body["content"].items():
+                    if "parquet" in kind or "multipart" in kind:  # bytes, which nobody reads as an example
+                        continue
                     schema = content["schema"]
                     schema = (
                         document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]

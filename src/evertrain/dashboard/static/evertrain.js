@@ -15,7 +15,8 @@
   }
 
   /* --- times --- */
-  const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const minute = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" };
+  const day = new Intl.DateTimeFormat(undefined, minute), year = new Intl.DateTimeFormat(undefined, { ...minute, year: "numeric" });
   const hour = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
   const short = new Intl.DateTimeFormat(undefined, { weekday: "short", hour: "2-digit", minute: "2-digit" });
   const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
@@ -24,7 +25,8 @@
   function moment(at) {
     const far = Math.abs(Date.now() - at);
     if (at.toDateString() === new Date().toDateString()) return clock(at);
-    return far < 6 * 86400e3 ? short.format(at) : day.format(at);
+    if (far < 6 * 86400e3) return short.format(at);
+    return (at.getFullYear() === new Date().getFullYear() ? day : year).format(at);
   }
   function ago(at) {
     const s = (at - Date.now()) / 1000, far = Math.abs(s);
@@ -101,7 +103,8 @@
   function listen() {
     let wait = 1000, opened = false;
     const begin = () => {
-      const stream = new EventSource("/api/v1/events/live");
+      const behind = $("#events-list[data-follow]")?.dataset.newest;
+      const stream = new EventSource(`/api/v1/events/live${behind ? `?after=${behind}` : ""}`);
       stream.onopen = () => { live(true); wait = 1000; if (opened) soon(); opened = true; };
       stream.onmessage = (message) => { soon(); append(message); };
       stream.onerror = () => {
@@ -140,14 +143,13 @@
   /* --- a run, live --- */
   function follow(id) {
     const log = $("#log"), bar = $("#run-bar");
-    const stream = new EventSource(`/api/v1/runs/${id}/events`);
+    const stream = new EventSource(`/api/v1/runs/${id}/events?after=${log.dataset.newest}`);
     const say = (text) => {
       const near = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
       log.append(logLine(null, text));
       while (log.children.length > 500) log.firstChild.remove();
       if (near) log.scrollTop = log.scrollHeight;
     };
-    stream.onopen = () => live(true);
     stream.onmessage = (message) => {
       const told = JSON.parse(message.data);
       if (told.type === "progress") say(told.data);
@@ -165,9 +167,8 @@
       }
       const saying = $("[data-saying]");
       if (saying) saying.textContent = told.text;
-      if (!["queued", "running"].includes(told.state)) { stream.close(); soon(); }
     });
-    stream.onerror = () => { if (stream.readyState === EventSource.CLOSED) live(false); };
+    stream.onerror = () => { if (stream.readyState === EventSource.CLOSED) soon(); };
     addEventListener("pagehide", () => stream.close());
   }
 
@@ -265,13 +266,11 @@
       input = document.createElement("input");
       input.type = "hidden"; input.name = "partitions"; input.dataset.json = ""; input.value = JSON.stringify([key]);
       form.append(input);
-      $("[data-name]", dialog).textContent = `${button.dataset.model}: ${button.dataset.label}`;
-      box.textContent = "This partition and the rollups above it are asked for.";
-      return;
+      $("[data-name]", dialog).textContent = `${button.dataset.label} of ${button.dataset.model}`;
     }
     box.textContent = "Looking at what would be trained …";
     try {
-      const p = await send("GET", `${path}/plan?full=1`);
+      const p = await send("GET", `${path}/plan?${key ? new URLSearchParams(key) : "full=1"}`);
       const above = p.rollups ? ` (${p.leaves.toLocaleString()} and ${p.rollups.toLocaleString()} above)` : "";
       const lines = [
         `${p.partitions.toLocaleString()} of ${p.of.toLocaleString()} partitions${above} would be trained.`,
@@ -399,6 +398,7 @@
   });
   document.addEventListener("DOMContentLoaded", () => {
     times(document);
+    for (const one of $$(".wide-chart")) one.scrollLeft = one.scrollWidth;
     setInterval(() => times(document), 30000);
     setInterval(() => { if (!document.hidden && $("[data-part] .bar progress")) soon(); }, 3000);
     $$("form").filter((form) => form.elements.every).forEach(choose);
