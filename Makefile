@@ -1,7 +1,7 @@
 # What one can do here. Everything sets itself up in .venv first; nothing else on the machine is touched.
 PY := .venv/bin/python
 
-.PHONY: help demo test test-fast lint types bench bench-decisions recording clean
+.PHONY: help demo test test-fast lint types bench bench-decisions recording screenshots clean
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
@@ -36,6 +36,10 @@ bench-decisions: ## measure its decisions beside other tools; writes docs/benchm
 
 recording: demo  ## play the demo and keep its recording for the README
 	@cp demo/recording.svg docs/demo.svg
+
+screenshots:     ## draw every page of ./demo in light, dark and phone width into docs/screenshots (after make demo)
+	@python3 scripts/setup.py tests
+	@$(PY) scripts/screenshots.py demo demo/days
 
 clean:           ## remove what these commands made
 	@rm -rf .venv .make demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

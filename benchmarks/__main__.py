@@ -14,7 +14,7 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import datasets, drift, forecasts, partitions, service
+from benchmarks import datasets, drift, forecasts, lists, partitions, service
 from benchmarks.measure import Row, machine, memory_mb, python, repeated, spread
 from evertrain import __version__
 
@@ -121,6 +121,8 @@ def main() -> None:
         steps, rows = [], _measured_before(_OWN[arguments.only])
     if arguments.only in (None, "datasets"):
         steps.append(lambda: datasets.rows(many))
+    if arguments.only in (None, "lists"):
+        steps.append(lambda: lists.rows(10_000 if arguments.quick else 100_000))
     if not arguments.only:
         steps += _forecasts(arguments.quick)
     if arguments.only in (None, "drift"):
@@ -145,6 +147,7 @@ _OWN = {
         "memory of `evertrain serve`",
         "the slowest of",
     ),
+    "lists": tuple(f"{what}, " for what in lists.SHOWN),
 }
 
 

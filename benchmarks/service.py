@@ -22,6 +22,7 @@ from urllib.parse import urlencode
 
 import polars as pl
 
+from benchmarks import lists
 from benchmarks.load import Asked, Told
 from benchmarks.measure import Row, memory_mb, spread, timed
 from evertrain import registry
@@ -437,29 +438,31 @@ def _held(root: Path, pid: int) -> dict[str, float]:
     }
 
 
+# Declares what `lists.project_of` declares.
 _MANY = """
-from evertrain import Custom, ParquetFile, Project
-project = Project("bench")
-project.source("rows", ParquetFile("rows.parquet"))
-project.model("noop", "rows", target="y", trainer=Custom("toys:Nothing"), partition_by="unit", min_samples=5)
+from pathlib import Path
+from benchmarks.lists import project_of
+project = project_of(Path(__file__).parent)
 """
 _PAGES = (
-    "/", "/models/noop", "/models/noop?partition=unit%3D77", "/runs", "/runs/1", "/data", "/schedules", "/decisions",
-    "/events", "/report", "/notifications", "/metrics", "/api/v1/models", "/api/v1/models/noop",
-    "/api/v1/models/noop/partitions?q=77", "/api/v1/runs/1/items", "/api/v1/attention", "/api/v1/status",
+    "/", "/models/line", "/models/line?q=Shop-000077", "/runs", "/runs/2", "/data", "/schedules", "/decisions",
+    "/events", "/report", "/notifications", "/metrics", "/api/v1/models", "/api/v1/models/line",
+    "/api/v1/models/line/partitions?q=77", "/api/v1/runs/2/items", "/api/v1/attention", "/api/v1/status",
 )  # fmt: skip
 
 
 def measure_pages(number: int) -> list[Row]:
     """How long every page, and the larger lists of the API, take in a project of so many partitions."""
-    from benchmarks import partitions
-
-    with partitions.project(number) as made:
-        made.trigger("noop")
+    with tempfile.TemporaryDirectory(prefix="evertrain-bench-") as name:
+        made = lists.project_of(Path(name))
+        with made.opened.store.write() as tx:
+            lists.fill(tx, number)
         made.close()
         (made.root / "project.py").write_text(_MANY)
         first, later = {}, {}
-        with serving(made.root, "--no-loop") as service:
+        with serving(
+            made.root, "--no-loop", PYTHONPATH=os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        ) as service:
             for page in _PAGES:
                 took = [timed(lambda page=page: service.get(page)) * 1e3 for _ in range(6)]  # type: ignore[misc]
                 first[page], later[page] = took[0], statistics.median(took[1:])

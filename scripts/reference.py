@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import re
 import sys
+import tempfile
 import typing
 from collections.abc import Iterator
 from datetime import timedelta
@@ -19,11 +20,23 @@ from typer.models import ArgumentInfo
 
 from evertrain import config, events, specs, states
 from evertrain.cli import EXIT_CODES
+from evertrain.control.opened import Opened
 from evertrain.project import Project
+from evertrain.store import leases
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 
-CHAPTERS = ["Commands", "Exit codes", "Settings", "Project and model", "Declarations", "States", "Events", "SQL view"]
+CHAPTERS = [
+    "Commands",
+    "Exit codes",
+    "Settings",
+    "Project and model",
+    "Declarations",
+    "States",
+    "Events",
+    "SQL view",
+    "Metrics",
+]
 
 STATE_WORDS = {
     "queued": "planned; nothing was taken yet",
@@ -106,6 +119,7 @@ def reference() -> str:
         *state_tables(),
         *event_table(),
         *view_table(),
+        *metrics_table(),
     ]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -399,6 +413,29 @@ def view_table() -> Iterator[str]:
     yield "`model_retraining_events`, in the store: one row for each partition of each run.\n"
     yield from table("column", "means")
     yield from (row(f"`{name}`", words) for name, words in VIEW_WORDS.items())
+    yield ""
+
+
+def metrics_table() -> Iterator[str]:
+    from evertrain.server.metrics import MODELS, OTHER, Metrics
+    from evertrain.store.connect import Store
+    from evertrain.store.migrations import migrate
+
+    yield "## Metrics\n"
+    yield f"At `/metrics`, for Prometheus. Of more than {MODELS} models the rest share the label `{OTHER}`.\n"
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store("sqlite:///evertrain.db", Path(folder))
+        migrate(store)
+        with store.write() as tx:  # a loop that was there once has an age
+            leases.register(tx, "docs", 1)
+            leases.take_role(tx, "loop", "docs")
+            leases.sign(tx, "loop")
+        found = Metrics(Opened(config.Home(Path(folder)), store, config.Settings())).families()
+        store.close()
+    yield from table("name", "kind", "labels", "meaning")
+    for one in found:
+        name = one.name + ("_total" if one.type == "counter" else "")
+        yield row(f"`{name}`", one.type, ", ".join(f"`{label}`" for label in one._labelnames), one.documentation)
     yield ""
 
 

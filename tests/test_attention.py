@@ -179,6 +179,9 @@ def test_a_model_of_which_nothing_serves_says_why(store: Store, tmp_path: Path) 
     past.retrained(state=ItemState.SKIPPED)
     (one,) = needs(past, "no_model")
     assert one.text == f"{SOLO} has no model: the last training skipped (Insufficient samples: 3 < 10)"
+    past.declare(model_spec(SOLO, auto="off"))
+    (one,) = needs(past, "no_model")
+    assert one.severity is Urgency.NOTE  # who trains by hand alone knows
     past.asked("", model=SOLO)
     needs(past)  # it is being trained
 

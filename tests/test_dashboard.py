@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import re
-import shutil
-import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import polars as pl
 import pytest
 
-from evertrain import CsvFile, Custom, Gate, Project, Series, Settings, max_age, on_drift, weekly
+from evertrain import Project, Series, Settings, max_age, on_drift
 from evertrain.control.opened import Opened
-from evertrain.dashboard import PAGES, STATIC, Page, drawing, error_page, login_page
+from evertrain.dashboard import PAGES, STATIC, Page, drawing, error_page, login_page, prepare
 from evertrain.errors import EvertrainError, NotFound
+from evertrain.events import Kind
 from evertrain.server import rights
 from evertrain.store.tokens import Caller, Role
 
-from .conftest import TOYS
+from .dashboard_kit import ADDRESSES, MARKUP, TOWNS, a_shop
 
-MARKUP, TURNED, QUOTED = "<script>alert(1)</script>", "\u05d0\u202egnp", 'a/b?c&d="x"\''
-TOWNS = (MARKUP, TURNED, QUOTED, "\x07bell")
 # Elements of HTML that have no end.
 VOID = {"meta", "link", "input", "img", "br", "hr"}
 ELSEWHERE = re.compile(r"/static/[\w.]+|/api/docs|/login|/logout")
@@ -98,83 +94,20 @@ def show(opened: Opened, address: str, role: Role = Role.ADMIN) -> str:
     return page.render(opened, Caller("ana", role, 7), params, query)
 
 
-def folder_of(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
-    folder = tmp_path_factory.mktemp(name)
-    shutil.copy(TOYS, folder / "toys.py")
-    return folder
-
-
-def frame(rows: list[tuple[str, str, str, float]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema=["id", "town", "day", "kg"], orient="row").with_columns(
-        pl.col("day").str.to_date()
-    )
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
-    """A project with a past: names that are markup, a refusal, a rollback, a drift check, a forecast, a batch undone."""
-    folder = folder_of(tmp_path_factory, "shop")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        project = Project("shop", root=folder, executor="inline", settings=Settings(tick_s=0.05, check_s=3600))
-        rows = [f"{i}.5,{2 * i + i % 7}" for i in range(200)]
-        (folder / "line.csv").write_text("\n".join(["x,y", *rows]) + "\n")
-        line = project.source("line", CsvFile("line.csv"))
-        declared = {
-            "target": "y",
-            "triggers": [max_age("24h"), weekly("mon", "03:00"), on_drift("1d")],
-            "min_samples": 20,
-        }
-        project.model("line", line, trainer=Custom("toys:Line"), gate=Gate("mae", tolerance="90%"), **declared)
-        project.trigger("line")
-        project.model(
-            "line", line, trainer=Custom("toys:Line", {"noise": 0.5}), gate=Gate("mae", tolerance="90%"), **declared
-        )
-        project.trigger("line")
-        project.model("line", line, trainer=Custom("toys:Line", {"noise": 500.0}), gate=Gate("mae"), **declared)
-        project.trigger("line")
-        project.rollback("line", why="<b>orders looked wrong</b>")
-        rows += [f"{i + 900}.5,{i}" for i in range(80)]
-        (folder / "line.csv").write_text("\n".join(["x,y", *rows]) + "\n")
-        project.refresh()
-        project.check("line")
-        sales = project.dataset("sales", key=["id"], time="day")
-        project.model(
-            "kg",
-            sales,
-            target="kg",
-            trainer=Custom("toys:Repeat"),
-            series=Series(h=3, freq="D"),
-            partition_by="town",
-            rollups=[[]],
-        )
-        days = [f"2026-01-{1 + n:02d}" for n in range(28)]
-        first = [(f"{t}-{day}", town, day, float(n)) for t, town in enumerate(TOWNS) for n, day in enumerate(days)]
-        sales.ingest(frame(first), source="first.csv")
-        sales.undo(sales.ingest(frame([("x", QUOTED, "2026-01-29", 3.0)])).number)
-        project.trigger("kg")
+    with a_shop(tmp_path_factory.mktemp("shop")) as project:
         yield project.opened
-        project.close()
-        sys.modules.pop("toys", None)
 
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     """A project in which nothing has happened yet."""
-    folder = folder_of(tmp_path_factory, "empty")
-    project = Project("empty", root=folder, executor="inline")
+    project = Project("empty", root=tmp_path_factory.mktemp("empty"), executor="inline")
     sales = project.dataset("sales", key=["id"], time="day")
     project.model("kg", sales, target="kg", trainer="toys:Line", features=["x"], triggers=[on_drift("1d")])
     yield project.opened
     project.close()
-
-
-ADDRESSES = (
-    "/", "/models/line", "/models/kg", "/models/kg?q=script", "/models/kg?q=nobody", "/runs", "/runs?model=line",
-    "/runs?state=failed", "/runs/1", "/runs/1?state=promoted", "/data", "/schedules", "/decisions",
-    "/decisions?fired=yes&model=line", "/events", "/events?run=1", "/events?kind=run.ended", "/report", "/report?last=7d&price=0.5",
-    "/notifications",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -464,6 +397,89 @@ def test_what_does_not_exist_is_named(shop, address):
 def test_a_query_that_means_nothing_is_refused_by_name(shop, address):
     with pytest.raises(EvertrainError, match="allowed"):
         show(shop, address)
+
+
+# --- at the size that is claimed ------------------------------------------------------------------------------------
+
+_MANY = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)"
+_VERDICT = '{"outcome":"promoted","reason":"better","score":"mae","challenger":10.0,"champion":11.0,"improvement":9.0}'
+_SERIES = '{"series":{"freq":"D","last":20480,"as_of":"2026-01-28","fallback":null,"level":[80]}}'
+_FRAME = '{"ds":["2026-01-29","2026-01-30","2026-01-31"],"mean":[1,2,3],"lo-80":[0,1,2],"hi-80":[2,3,4]}'
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    """A forecasting model of 100,000 partitions, each of which serves, behind two full runs."""
+    project = Project("large", root=tmp_path_factory.mktemp("large"), executor="inline")
+    sales = project.dataset("sales", key=["id"], time="day")
+    project.model(
+        "kg", sales, target="kg", trainer="toys:Repeat", series=Series(h=3, freq="D", level=(80,)), partition_by="town",
+        triggers=[max_age("30d")],
+    )  # fmt: skip
+    with project.opened.store.write() as tx:
+        at = {"at": tx.now_text}
+        tx.run("INSERT INTO artifacts(digest, size, created_at) VALUES ('x', 1, :at)", **at)
+        tx.run(
+            f"{_MANY} INSERT INTO partitions(id, model_id, key, leaf, rows, wanted, planned, considered, trained, trained_at)"
+            " SELECT 1000 + i, 1, json_object('town', 'town ' || i), 1, 28, 1, 1, 1, 1, :at FROM n",
+            **at,
+        )
+        for run in (1, 2):
+            tx.run(
+                "INSERT INTO runs(id, model_id, state, kind, cause, reason, actor, items, partitions, created_at, started_at,"
+                " ended_at, outcomes) VALUES (:run, 1, 'succeeded', 'full', 'upload', 'new rows', 'ana', 100000, 100000,"
+                " :at, :at, :at, '{\"promoted\": 100000}')",
+                run=run, **at,
+            )  # fmt: skip
+            tx.run(
+                "INSERT INTO versions(id, model_id, run_id, major, minor, created_at) VALUES (:run, 1, :run, 1, :run, :at)",
+                run=run,
+                **at,
+            )
+            tx.run(
+                f"{_MANY} INSERT INTO items(id, run_id, model_id, partition_id, state, cause, correction, available_at, seconds)"
+                " SELECT :run * 1000000 + i, :run, 1, 1000 + i, 'promoted', 'upload', 1, '', 0.01 FROM n",
+                run=run,
+            )
+            tx.run(
+                f"{_MANY} INSERT INTO fits(id, version_id, partition_id, artifact, start, size, digest, trainer, verdict,"
+                " scores, rows, input, wanted, signature, trained_at) SELECT :run * 1000000 + i, :run, 1000 + i, 'x', 0, 1,"
+                " 'x', '{}', :verdict, '{}', 28, 'version:1', 1, :series, :at FROM n",
+                run=run, verdict=_VERDICT, series=_SERIES, **at,
+            )  # fmt: skip
+            tx.run(
+                f"{_MANY} INSERT INTO activations(partition_id, fit_id, from_at, until_at, actor, why)"
+                " SELECT 1000 + i, :run * 1000000 + i, :at, CASE WHEN :run = 1 THEN :at END, 'ana', 'better' FROM n",
+                run=run, **at,
+            )  # fmt: skip
+            tx.event(Kind.RUN_ENDED, model="kg", run_id=run, state="succeeded", outcomes={"promoted": "1-100000"})
+        tx.run(
+            f"{_MANY} INSERT INTO forecasts(fit_id, frame, backtest) SELECT 2000000 + i, :frame, '{{}}' FROM n",
+            frame=_FRAME,
+        )
+        tx.run("UPDATE partitions SET champion_id = 2000000 + id - 1000 WHERE id > 1000")
+    yield project.opened
+    project.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "address",
+    ["/", "/models/kg", "/models/kg?town=town+77777", "/models/kg?q=town+99999", "/models/kg?q=nobody", "/runs", "/runs/2",
+     "/runs/2?state=promoted", "/data", "/schedules", "/decisions", "/events", "/report", "/notifications"],
+)  # fmt: skip
+def test_a_page_of_a_hundred_thousand_partitions_takes_less_than_300_ms(large, address):
+    """The best of three: another process on this machine is not the page's fault."""
+    prepare()
+    took = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        text = show(large, address)
+        took.append(time.perf_counter() - begun)
+    assert min(took) < 0.3, took
+    assert len(text) < 120_000, "a page is a page at any size"
+    if address == "/":
+        assert "100,000 of 100,000 serve" in seen(text).text
 
 
 # --- the files ----------------------------------------------------------------------------------------------------

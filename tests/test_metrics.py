@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,14 +20,15 @@ from evertrain.control.report import TRIGGER_TYPES
 from evertrain.drift.signal import Severity
 from evertrain.events import Kind
 from evertrain.server.metrics import MODELS, OTHER, Counters, Metrics
-from evertrain.specs import Cause
+from evertrain.specs import Cause, CsvFile, Series
 from evertrain.states import ItemState
 from evertrain.store import decisions, figures, leases, models, upkeep
 from evertrain.store.connect import Store
 from evertrain.triggers import Decision
 
+from .api_kit import Api
 from .test_report import Past
-from .test_store_kit import SHOP, SOLO, model_spec
+from .test_store_kit import SHOP, SOLO, model_spec, project_spec
 
 
 def told(metrics: Metrics) -> dict[tuple[str, ...], float]:
@@ -225,6 +228,21 @@ def test_what_waits_is_told_with_its_age_and_what_is_due_and_behind(past: Past, 
     assert found["evertrain_queue_age_seconds",] == 0
 
 
+def test_periods_of_stored_forecasts_are_counted_where_they_serve(store: Store, tmp_path: Path) -> None:
+    """S0-35: rows of forecasts: one for each period of each partition that has a champion."""
+    past = Past(store, tmp_path)
+    series = model_spec(SHOP, partition_by=["town"], series=Series(14))
+    dated = replace(project_spec(), sources={"rows": CsvFile("rows.csv", time="ds")})
+    with store.write() as tx:
+        models.apply(tx, replace(dated, models={SHOP: series, SOLO: model_spec(SOLO)}), "x")
+    past.find("Pilar", "Hermosa")
+    metrics = Metrics(past.opened)
+    assert sum(only(told(metrics), "evertrain_forecast_rows").values()) == 0
+    past.train()
+
+    assert only(told(metrics), "evertrain_forecast_rows") == {(f"model_name={SHOP}",): 3 * 14}
+
+
 def test_the_age_of_the_loop_is_told_also_when_it_is_gone(past: Past, metrics: Metrics) -> None:
     assert "evertrain_loop_age_seconds" not in {one[0] for one in told(metrics)}
     owner = past.worker()
@@ -343,3 +361,18 @@ def test_a_project_that_declares_nothing_has_metrics(tmp_path: Path, store: Stor
     assert told(metrics)["evertrain_loop_up",] == 0
     with store.read() as tx:
         assert models.every(tx) == []
+
+
+def test_the_service_tells_its_metrics_with_its_own_requests_among_them(past: Past) -> None:
+    api = Api(SimpleNamespace(opened=past.opened))
+    assert api.client.get("/health").status_code == 200
+    assert api.client.get("/nothing/here").status_code == 404
+    answer = api.client.get("/metrics")
+    found = {
+        sample.name + str(sample.labels.get("status", "")): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/plain")
+    assert (found["evertrain_http_requests_total2xx"], found["evertrain_http_requests_total4xx"]) == (1, 1)

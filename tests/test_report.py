@@ -220,7 +220,7 @@ def test_a_run_counts_where_it_ended_and_no_longer_after_the_span(past: Past) ->
 
 
 def test_a_run_of_many_partitions_is_one_retraining_of_all_their_cost(past: Past) -> None:
-    """The widest rollup speaks for the improvement; costs are of all items."""
+    """S0-42, S0-44: selective runs beside full ones; the widest rollup speaks for the improvement, costs are of all."""
     past.find("Pilar", "Hermosa")
     past.retrained(Cause.DECLARATION, model=SHOP, cpu_s=2)
     past.retrained(Cause.DATA_CHANGE, model=SHOP, towns=["Pilar"], gain=4.0, cpu_s=3)
@@ -396,8 +396,11 @@ def test_the_command_shows_what_the_report_says(line: Any, monkeypatch: pytest.M
     lines = shown.splitlines()
 
     assert lines[0].startswith("The last 2 d, since ")
-    assert re.search(r"^line +2 +14\.0 +100 % +-50\.0 % \(mae -1\)", shown, re.MULTILINE), shown
-    assert "all together" not in shown
+    assert re.search(
+        r"^line +2 +14\.0 +100 % +0 s \(0 s\) +\S+ m?s \(\S+ m?s\) +\d+ MB +0\.0000$", shown, re.MULTILINE
+    ), shown
+    assert re.search(r"^line +1 +-50\.0 % +-50\.0 % +mae worse by 1$", shown, re.MULTILINE), shown
+    assert "together" not in shown
     assert "  manual  2 (100 %)" in lines
     assert "  promoted  2 (100 %)" in lines
     assert not set(shown) & set("█▏▎▍▌▋▊▉")

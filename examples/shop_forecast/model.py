@@ -7,18 +7,17 @@ forecast. What is here turns that into the calls of the service, and keeps `GLOB
 from __future__ import annotations
 
 import csv
-import math
 import queue
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 from hybrid import InventoryForecastModel, LSTMModel
 from project import BATCH_SIZE, DATA, EPOCHS, HERE, KEY, declare, project, sales
 
-from evertrain import ConfigError, DataError, EvertrainError, NoModelYet, NotFound, TrainingError
+from evertrain import DataError, EvertrainError, NoModelYet, NotFound, TrainingError
+from evertrain.compat.forecast import answer, inventory
 
 __all__ = [
     "GLOBAL_MODEL", "InventoryForecastModel", "LSTMModel", "forecast", "inventory", "retrain_model",
@@ -26,9 +25,6 @@ __all__ = [
 ]  # fmt: skip
 
 REQUIRED = ("date", "sales")
-LEAD_TIME_DAYS = 3  # from an order to its goods
-SERVICE_LEVEL = 0.95  # share of these times in which the stock lasts
-MOST_DAYS = 90
 PLOT = "forecast_plot.png"
 
 Tell = Callable[[str], None]
@@ -188,62 +184,7 @@ def forecast(
         DataError: too few rows have these values.
         NoModelYet: nothing was trained yet.
     """
-    if not isinstance(days, int) or isinstance(days, bool) or not 1 <= days <= MOST_DAYS:
-        raise ConfigError("days", days, f"a whole number from 1 to {MOST_DAYS}")
-    filters = {"product_id": product_id, "category": category, "region": region}
-    where = {name: value for name, value in filters.items() if value is not None}
-    found = project.forecast("sales", max(days, LEAD_TIME_DAYS), level=[95], where=where)
-    lower, upper = found.intervals["lo-95"], found.intervals["hi-95"]
-    rows = [
-        {"date": ds, "sales": _round(mean), "lower": _round(lo), "upper": _round(hi)}
-        for ds, mean, lo, hi in zip(found.ds, found.mean, lower, upper, strict=True)
-    ]
-    return {
-        "days": days,
-        "filters": where,
-        "forecast": rows[:days],
-        "inventory": inventory(found.mean, upper),
-        "model": {
-            "version": found.version or None, "answered_by": found.answered_by, "temporary": found.temporary,
-            "data_to": found.as_of, "fallback": found.fallback, "note": found.note,
-        },
-    }  # fmt: skip
-
-
-def inventory(
-    mean: list[float], upper: list[float | None], lead_time: int = LEAD_TIME_DAYS, service_level: float = SERVICE_LEVEL
-) -> dict[str, Any]:
-    """Return reorder point and safety stock for the days that new goods take to come.
-
-    reorder point = expected sales of the lead time + safety stock
-    safety stock  = z(service level) * sqrt(sum of sigma² over these days), with sigma = (upper - mean) / z(97.5 %)
-
-    It takes the errors of neighbouring days for independent; where a forecast is wrong, it tends to be so for days.
-
-    Source: Silver, Pyke and Thomas, Inventory and Production Management in Supply Chains, 4th ed. (2017), chapter 6:
-    s = x_L + k sigma_L.
-
-    >>> inventory([100.0, 100.0, 100.0], [119.6, 119.6, 119.6])["safety_stock"]
-    28.5
-    """
-    wide = NormalDist().inv_cdf(0.975)
-    known = [(high - middle) / wide for middle, high in zip(mean, upper, strict=True) if high is not None][:lead_time]
-    if len(known) < lead_time:  # the naive forecast of two rows knows nothing of its own error
-        return {"reorder_point": None, "safety_stock": None, "why": "the forecast's error is not known"}
-    safety = NormalDist().inv_cdf(service_level) * math.sqrt(sum(one**2 for one in known))
-    expected = sum(mean[:lead_time])
-    return {
-        "lead_time_days": lead_time,
-        "service_level": service_level,
-        "expected_sales": _round(expected),
-        "safety_stock": _round(safety),
-        "reorder_point": _round(expected + safety),
-        "recommendation": f"order when stock and open orders together fall to {expected + safety:,.0f}",
-    }
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+    return answer(project.opened, days, {"product_id": product_id, "category": category, "region": region}, "sales")
 
 
 # --- files ------------------------------------------------------------------------------------------------------

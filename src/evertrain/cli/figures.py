@@ -63,42 +63,58 @@ def report(
 
 
 def _show_models(found: Report) -> None:
-    several = len(found.models) != 1
+    shown = [*found.models, *([found.together] if len(found.models) != 1 else [])]
+    styles = ["bold" if one.model is None else None for one in shown]
     money = found.price is not None
     rows = [
         [
-            one.model or "all together",
+            one.model or "together",
             str(one.retrainings),
             f"{one.per_week:.1f}",
             "-" if one.success_percent is None else f"{one.success_percent:.0f} %",
-            _gained(one.improvement),
             _typical(one.wall_s),
             _typical(one.cpu_s),
-            show.duration(one.cpu_s.total) if one.cpu_s else "-",
             "-" if one.peak_mb is None else f"{one.peak_mb:.0f} MB",
             *([f"{one.money:.4f}"] if money else []),
         ]
-        for one in [*found.models, *([found.together] if several else [])]
+        for one in shown
     ]
-    columns = [
-        "model", "retrainings", "a week", "succeeded", "improvement", "takes (9 of 10)", "CPU each (9 of 10)", "CPU in all",
-        "memory", *(["cost"] if money else []),
-    ]  # fmt: skip
-    show.table(columns, rows, styles=[None] * len(found.models) + ["bold"] * several)
+    columns = ["model", "trained", "a week", "success", "takes", "CPU", "memory", *(["cost"] if money else [])]
+    show.table(columns, rows, styles=styles)
+    total = found.together.cpu_s
+    if total:
+        show.line(
+            f"Half of the retrainings take no longer, in brackets nine in ten; in all {show.duration(total.total)} of CPU.",
+            "dim",
+        )
+    gains = [(one, one.improvement) for one in shown if one.improvement]
+    rows = [
+        [
+            one.model or "together",
+            str(gain.number),
+            _percent(gain.median_percent),
+            _percent(gain.mean_percent),
+            _points(gain),
+        ]
+        for one, gain in gains
+    ]
+    if rows:
+        styles = ["bold" if one.model is None else None for one, _ in gains]
+        show.table(["promoted", "compared", "better by, median", "mean", "in its score"], rows, styles=styles)
 
 
-def _gained(found: Gain | None) -> str:
-    """Return the median of improvements, in per cent and in the unit of the score."""
+def _percent(found: float | None) -> str:
+    return "-" if found is None else f"{found:+.1f} %"
+
+
+def _points(found: Gain) -> str:
+    """Return the median improvement in the unit of the score, in words: of an error, a sign could be read either way."""
     from evertrain.scores import format_score
 
-    if found is None:
+    if found.score is None or found.median_points is None:
         return "-"
-    percent = "" if found.median_percent is None else f"{found.median_percent:+.1f} %"
-    points = ""
-    if found.score and found.median_points is not None:
-        sign = "+" if found.median_points >= 0 else "-"
-        points = f"{found.score} {sign}{format_score(found.score, abs(found.median_points))}"
-    return f"{percent} ({points})" if percent and points else percent or points or "-"
+    word = "better" if found.median_points >= 0 else "worse"
+    return f"{found.score} {word} by {format_score(found.score, abs(found.median_points))}"
 
 
 def _typical(found: Spread | None) -> str:
@@ -130,12 +146,18 @@ def bar(share: float, width: int = _WIDTH) -> str:
 
 def _show_kinds(found: Figures) -> None:
     rows = [
-        [kind, str(one.retrainings), _gained(one.improvement), _typical(one.wall_s), _typical(one.cpu_s)]
+        [
+            kind,
+            str(one.retrainings),
+            _percent(one.improvement.median_percent) if one.improvement else "-",
+            _typical(one.wall_s),
+            _typical(one.cpu_s),
+        ]
         for kind, one in found.kinds.items()
         if one.retrainings
     ]
     if len(rows) > 1:
-        show.table(["run", "retrainings", "improvement", "takes (9 of 10)", "CPU each (9 of 10)"], rows)
+        show.table(["run", "trained", "better by", "takes", "CPU"], rows)
 
 
 @app.command()

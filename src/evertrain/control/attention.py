@@ -15,7 +15,7 @@ from evertrain.control.report import notable
 from evertrain.control.tell import where
 from evertrain.control.work import LOOP_ROLE
 from evertrain.partitions import decode
-from evertrain.specs import Dataset, ModelSpec, spoken
+from evertrain.specs import Auto, Dataset, ModelSpec, spoken
 from evertrain.states import ItemState
 from evertrain.store import champions, decisions, demand, figures, items, leases, models, needs, schedules
 from evertrain.store.connect import Record, Tx
@@ -186,7 +186,7 @@ def _aside(tx: Tx, declared: Mapping[str, models.Model]) -> Iterator[Need]:
 
 
 def _unserved(tx: Tx, declared: Mapping[str, models.Model]) -> Iterator[Need]:
-    without = needs.unserved(tx)
+    without, project = needs.unserved(tx), models.project(tx)
     for name, model in declared.items():
         if model.id not in without or items.open_of(tx, model.id):
             continue
@@ -199,7 +199,17 @@ def _unserved(tx: Tx, declared: Mapping[str, models.Model]) -> Iterator[Need]:
         else:
             why, since = "nothing was trained yet", None
         said = f"{name} has no model: {why}"
-        yield Need("no_model", Urgency.CRITICAL, name, said, _at(since), f"trigger {name}", _retrain(name))
+        # Who trains by hand alone knows; where the loop should have done it, something is wrong.
+        by_hand = project is not None and models.auto_of(project, model.spec) is Auto.OFF
+        yield Need(
+            "no_model",
+            Urgency.NOTE if by_hand else Urgency.CRITICAL,
+            name,
+            said,
+            _at(since),
+            f"trigger {name}",
+            _retrain(name),
+        )
 
 
 def _broken(tx: Tx, declared: Mapping[str, models.Model]) -> Iterator[Need]:

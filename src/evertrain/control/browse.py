@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from evertrain import forecasts, registry
 from evertrain.clock import from_text, to_text
-from evertrain.control import back, steer, tell
+from evertrain.control import attention, back, steer, tell
 from evertrain.control.opened import Opened
 from evertrain.errors import ConfigError, NoModelYet, NotFound
 from evertrain.events import Event, Kind, sentence
@@ -96,6 +96,15 @@ def _one_of(name: str, value: str | None, allowed: Sequence[str]) -> str | None:
     if value is not None and value not in allowed:
         raise ConfigError(name, value, ", ".join(allowed))
     return value
+
+
+def need_list(opened: Opened, limit: int = 50, cursor: str | None = None) -> Page[attention.Need]:
+    """Return what needs a human, the most urgent first."""
+    after = read_cursor(cursor, "attention", {}, int)
+    start = after[0] if after else 0
+    found = attention.attention(opened)
+    end = start + _sized(limit)
+    return Page(found[start:end], write_cursor("attention", {}, [end]) if len(found) > end else None)
 
 
 # --- models -----------------------------------------------------------------------------------------------------

@@ -226,6 +226,11 @@ def _rows(found: charts.Ahead) -> list[dict[str, Any]]:
     ]
 
 
+def _short(label: str, freq: str) -> str:
+    """Return the label of a period as a chart has room for it: months need no day."""
+    return label[:7] if freq[:1] in "MQYA" else label[5:10] if freq[:1] in "DWB" else label[5:16].replace("T", " ")
+
+
 def _forecast_chart(found: charts.Ahead) -> Chart | None:
     f = found.forecast
     if f is None or not f.ds:
@@ -247,7 +252,7 @@ def _forecast_chart(found: charts.Ahead) -> Chart | None:
         if sides[0] and sides[1]:
             areas["outer" if number == 0 else f"inner-{number}"] = drawing.band(*(before[-1:] + side for side in sides))
     steps = max(1, (len(labels) - 1) // 4)
-    along = [Tick(x(n), labels[n][:10]) for n in range(0, len(labels), steps)]
+    along = [Tick(x(n), _short(labels[n], f.freq)) for n in range(0, len(labels), steps)]
     lines = {"actual": drawing.line(before), "path": drawing.line([*before[-1:], *ahead])}
     rules = [Tick(x(start - 0.5), "forecast")] if start else []
     marks = [

@@ -77,6 +77,10 @@ def of_error(error: Exception) -> JSONResponse:
     more: dict[str, Any] = {}
     if isinstance(error, errors.ConfigError):
         more = {"field": error.name, "allowed": error.allowed}
+    if isinstance(error, errors.NoModelYet):
+        more = {"serving": "nothing of this yet; every other model answers on"}
+    if isinstance(error, errors.Conflict | errors.TrainingError):
+        more = {"serving": "what served before serves on"}
     if isinstance(error, errors.DataError) and error.bad_rows:
         more = {"bad_rows": [vars(one) for one in error.bad_rows[:20]], "bad_count": error.bad_count}
     if isinstance(error, errors.StoreError):
@@ -125,11 +129,13 @@ def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         found = [
-            {"field": ".".join(map(str, one["loc"][1:])) or one["loc"][0], "problem": one["msg"]}
+            {"field": ".".join(str(part)[:60] for part in one["loc"][1:]) or one["loc"][0], "problem": one["msg"]}
             for one in error.errors()
         ]
-        first = f"{found[0]['field']}: {found[0]['problem']}" if found else "the request cannot be read"
-        return problem(422, first, problems=found[:20])
+        if not found:
+            return problem(422, "the request cannot be read")
+        field, allowed = found[0]["field"], found[0]["problem"]
+        return problem(422, f"{field}: {allowed}", field=field, allowed=allowed, problems=found[:20])
 
     app.add_exception_handler(errors.EvertrainError, ours)
     app.add_exception_handler(HTTPException, http)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from evertrain import dashboard
@@ -84,7 +85,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: ASGIApp, access: Access, options: Options, on_answer: Callable[[int], object] = int
+        self, app: ASGIApp, access: Access, options: Options, on_answer: Callable[[int], None] = lambda _: None
     ) -> None:
         self.app, self.access, self.options, self._on_answer = app, access, options, on_answer
         self.refused: Counter[int] = Counter()
@@ -145,6 +146,8 @@ class Guard:
     async def _pass_on(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
             await self.app(scope, receive, answer.send)
+        except ClientDisconnect:
+            return  # whoever asked is gone: nobody is left to answer, and it is no failure of ours
         except Exception as error:
             cut = answer.body.cut if answer.body else None
             if cut is None and not isinstance(error, Cut):
@@ -230,7 +233,7 @@ class Guard:
             return route, None
         caller = await self._caller(scope, found)
         if caller is None:
-            if _is_page(scope, found):
+            if _is_page(scope, found) or (route is not None and route.takes == rights.FORM):
                 raise Refused(303, "log in first", (b"location", b"/login"))
             raise Refused(401, _WHO, (b"www-authenticate", b"Bearer"))
         if route is None:

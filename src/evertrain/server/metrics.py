@@ -158,6 +158,11 @@ class Metrics:
         with self._lock:
             return generate_latest(self._registry)
 
+    def families(self) -> list[Metric]:
+        """Return all metrics as objects, those without a sample among them."""
+        with self._lock:
+            return list(self._families())
+
     # --- since the beginning ------------------------------------------------------------------------------------
 
     def _forget(self) -> None:

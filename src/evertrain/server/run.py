@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
 _GRACE_S = 5  # for answers that are on their way when the loop has ended
+_UNREAD_MS = 20_000  # after which a connection is cut whose client takes nothing of what was sent
 _LAST_S = 25  # after the time that trainings get: whatever hangs then is left behind
 _FILES = 65_536
 
@@ -45,6 +46,10 @@ def bind(options: Options) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(
+            socket, "TCP_USER_TIMEOUT"
+        ):  # each connection has it, too: closing one that is not read takes for ever
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD_MS)
         listening.bind((options.host, options.port))
         listening.listen(2048)
     except OSError as error:

@@ -2,7 +2,7 @@
 
 Every message that has an id stands for exactly one event of the log and carries its number; whatever else is sent
 (heartbeats, the state of a run) has none. So `Last-Event-ID` says exactly what was read, also after a restart. There
-is no queue per client: each stream keeps a place in the log and reads on from there, at most 100 events at once, and a
+is no queue per client: each stream keeps a place in the log and reads on from there, a few at once, and a
 reader that does not read holds up itself only (html.spec.whatwg.org, 9.2 Server-sent events).
 """
 
@@ -45,8 +45,9 @@ logger = logging.getLogger("evertrain")
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 MOST, MOST_EACH = 200, 10
-PAGE = 100
+PAGE = 25
 _KEPT = 256  # events in memory, for all streams together; who is further behind reads the log
+_PIECE = 8 << 10  # bytes sent at once: a reader that does not read holds little more than the connection itself
 _LOOK_S, _REST_S = 0.25, 0.05
 _STATE_S, _ETA_S = 1.0, 5.0
 _RETRY_MS = 2000
@@ -115,7 +116,7 @@ class Tail:
                 self._bells.discard(bell)
 
     def after(self, event_id: int) -> list[Event] | None:
-        """Return the events behind one, at most 100; None where they are not in memory any more."""
+        """Return the events behind one, a page of them; None where they are not in memory any more."""
         with self._lock:
             if self._since is None or event_id < self._since:
                 return None
@@ -360,7 +361,7 @@ def start(service: Service, last: int | None) -> int:
 
 
 async def pages(reader: Reader, place: int, run_id: int | None = None) -> AsyncGenerator[list[Event], None]:
-    """Yield what comes into the log behind an event, at most 100 events at once; an empty page after a silence."""
+    """Yield what comes into the log behind an event, a few at once; an empty page after a silence."""
     while True:
         kept = reader.streams.tail.after(place)
         if kept is None:
@@ -404,8 +405,12 @@ def live(service: Service, caller: tokens.Caller | None, begin: int) -> EventStr
     async def body(reader: Reader) -> AsyncGenerator[bytes, None]:
         async with aclosing(pages(reader, begin)) as found:
             async for page in found:
-                if page:
-                    yield b"".join(format_sse_event(data_str=dump(as_json(one)), id=str(one.id)) for one in page)
+                told = b""
+                for one in page:
+                    told += format_sse_event(data_str=dump(as_json(one)), id=str(one.id))
+                    if len(told) > _PIECE or one is page[-1]:
+                        yield told
+                        told = b""
 
     return EventStream(service, caller, body)
 

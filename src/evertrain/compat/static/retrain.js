@@ -74,8 +74,9 @@ function end(message) {
     return;
   }
   const { status, meta } = message.data;
-  const why = meta.reason ? `: ${meta.reason}` : "";
-  say(status === "success" ? `Done, ${meta.outcome}${why}` : `Ended, ${status}${why}`, status === "success" ? "good" : "bad");
+  // Without a run of its own the rows were known, or several models learnt from them.
+  const what = meta.outcome ? `${meta.outcome}: ${meta.reason}` : meta.batch.text;
+  say(status === "success" ? `Done, ${what}` : `Ended, ${status}, ${what}`, status === "success" ? "good" : "bad");
 }
 
 async function upload(event) {

@@ -15,7 +15,8 @@
   }
 
   /* --- times --- */
-  const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const minute = { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" };
+  const day = new Intl.DateTimeFormat(undefined, minute), year = new Intl.DateTimeFormat(undefined, { ...minute, year: "numeric" });
   const hour = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
   const short = new Intl.DateTimeFormat(undefined, { weekday: "short", hour: "2-digit", minute: "2-digit" });
   const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
@@ -24,7 +25,8 @@
   function moment(at) {
     const far = Math.abs(Date.now() - at);
     if (at.toDateString() === new Date().toDateString()) return clock(at);
-    return far < 6 * 86400e3 ? short.format(at) : day.format(at);
+    if (far < 6 * 86400e3) return short.format(at);
+    return (at.getFullYear() === new Date().getFullYear() ? day : year).format(at);
   }
   function ago(at) {
     const s = (at - Date.now()) / 1000, far = Math.abs(s);
@@ -55,13 +57,21 @@
     if (old.isEqualNode(now)) return;
     if (old.nodeType !== now.nodeType || old.nodeName !== now.nodeName) { old.replaceWith(now.cloneNode(true)); return; }
     if (old.nodeType !== 1) { old.nodeValue = now.nodeValue; return; }
-    if (old.nodeName === "DIALOG" || "keep" in old.dataset || old.contains(document.activeElement) && old.matches("input, textarea, select")) return;
+    if (old.open && old.nodeName === "DIALOG" || "keep" in old.dataset || old.contains(document.activeElement) && old.matches("input, textarea, select")) return;
     for (const { name, value } of [...now.attributes]) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
     for (const { name } of [...old.attributes])
       if (!now.hasAttribute(name) && !(old.nodeName === "DETAILS" && name === "open") && name !== "title") old.removeAttribute(name);
-    const a = [...old.childNodes], b = [...now.childNodes];
-    b.forEach((one, n) => n < a.length ? morph(a[n], one) : old.append(one.cloneNode(true)));
-    a.slice(b.length).forEach((one) => one.remove());
+    let at = old.firstChild;
+    const named = (within, id) => id ? [...within.children].find((one) => one.id === id) : undefined;
+    for (const one of now.childNodes) {
+      const same = named(old, one.id);
+      if (same && same !== at) { old.insertBefore(same, at); at = same; }
+      if (!at || at.id && at.id !== one.id && named(now, at.id)) { old.insertBefore(one.cloneNode(true), at); continue; }
+      const next = at.nextSibling;
+      morph(at, one);
+      at = next;
+    }
+    while (at) { const next = at.nextSibling; at.remove(); at = next; }
   }
   let asked = 0;
   async function refresh(url = location.href, parts = "[data-part]") {
@@ -93,7 +103,8 @@
   function listen() {
     let wait = 1000, opened = false;
     const begin = () => {
-      const stream = new EventSource("/api/v1/events/live");
+      const behind = $("#events-list[data-follow]")?.dataset.newest;
+      const stream = new EventSource(`/api/v1/events/live${behind ? `?after=${behind}` : ""}`);
       stream.onopen = () => { live(true); wait = 1000; if (opened) soon(); opened = true; };
       stream.onmessage = (message) => { soon(); append(message); };
       stream.onerror = () => {
@@ -132,14 +143,13 @@
   /* --- a run, live --- */
   function follow(id) {
     const log = $("#log"), bar = $("#run-bar");
-    const stream = new EventSource(`/api/v1/runs/${id}/events`);
+    const stream = new EventSource(`/api/v1/runs/${id}/events?after=${log.dataset.newest}`);
     const say = (text) => {
       const near = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
       log.append(logLine(null, text));
       while (log.children.length > 500) log.firstChild.remove();
       if (near) log.scrollTop = log.scrollHeight;
     };
-    stream.onopen = () => live(true);
     stream.onmessage = (message) => {
       const told = JSON.parse(message.data);
       if (told.type === "progress") say(told.data);
@@ -157,22 +167,22 @@
       }
       const saying = $("[data-saying]");
       if (saying) saying.textContent = told.text;
-      if (!["queued", "running"].includes(told.state)) { stream.close(); soon(); }
     });
-    stream.onerror = () => { if (stream.readyState === EventSource.CLOSED) live(false); };
+    stream.onerror = () => { if (stream.readyState === EventSource.CLOSED) soon(); };
     addEventListener("pagehide", () => stream.close());
   }
 
   /* --- actions --- */
+  function link(box, href, text) {
+    const made = document.createElement("a");
+    made.href = href;
+    made.textContent = text;
+    box.append(" ", made);
+  }
   function tell(box, text, bad, run) {
     if (!box) return;
     box.textContent = text;
-    if (run) {
-      const link = document.createElement("a");
-      link.href = `/runs/${run}`;
-      link.textContent = `Watch run ${run}`;
-      box.append(" ", link);
-    }
+    if (run) link(box, `/runs/${run}`, `Watch run ${run}`);
     box.classList.toggle("bad", Boolean(bad));
     box.hidden = false;
   }
@@ -191,8 +201,9 @@
   const runOf = (told) => told.run_id ?? (typeof told.run === "object" ? told.run?.run : told.run) ?? null;
   function said(told, form) {
     if (told.announcement) return told.announcement;
+    if (told.announcements) return [told.text, ...told.announcements, ...(told.notes || [])].join(" ");
     if (runOf(told) && told.of !== undefined)
-      return `${told.partitions.toLocaleString()} of ${told.of.toLocaleString()} partitions of ${told.model} are being retrained in the background.`;
+      return `Retraining ${told.model} in the background: ${told.partitions.toLocaleString()} of ${told.of.toLocaleString()} partitions.`;
     if (told.after !== undefined) return `${told.after} serves again; ${told.before} served before. Partitions: ${told.partitions.toLocaleString()}.`;
     if (told.pinned !== undefined) return told.pinned ? `Held against every challenger: ${told.partitions.toLocaleString()} champions.` : "Free again: a challenger that passes the gate takes over.";
     return form.dataset.done || told.text || told.reason || "Done.";
@@ -213,6 +224,7 @@
     const box = document.getElementById(form.dataset.say) || inside;
     const buttons = $$("button", form);
     buttons.forEach((one) => { one.disabled = true; });
+    form.setAttribute("aria-busy", "true");
     try {
       let text, run;
       if ("each" in form.dataset) {
@@ -237,6 +249,7 @@
       tell(shown, error instanceof TypeError ? "The service cannot be reached; nothing was done." : error.message, true);
     } finally {
       buttons.forEach((one) => { one.disabled = false; });
+      form.removeAttribute("aria-busy");
     }
   }
   async function plan(dialog, button) {
@@ -253,13 +266,11 @@
       input = document.createElement("input");
       input.type = "hidden"; input.name = "partitions"; input.dataset.json = ""; input.value = JSON.stringify([key]);
       form.append(input);
-      $("[data-name]", dialog).textContent = `${button.dataset.model}: ${button.dataset.label}`;
-      box.textContent = "This partition and the rollups above it are asked for.";
-      return;
+      $("[data-name]", dialog).textContent = `${button.dataset.label} of ${button.dataset.model}`;
     }
     box.textContent = "Looking at what would be trained …";
     try {
-      const p = await send("GET", `${path}/plan?full=1`);
+      const p = await send("GET", `${path}/plan?${key ? new URLSearchParams(key) : "full=1"}`);
       const above = p.rollups ? ` (${p.leaves.toLocaleString()} and ${p.rollups.toLocaleString()} above)` : "";
       const lines = [
         `${p.partitions.toLocaleString()} of ${p.of.toLocaleString()} partitions${above} would be trained.`,
@@ -273,7 +284,8 @@
 
   /* --- uploads --- */
   async function upload(zone, file) {
-    const steps = $("#steps"), box = $("#say-upload");
+    const steps = $("#steps"), box = $("#say-upload"), bar = $("#upload-bar");
+    bar.hidden = true;
     steps.replaceChildren();
     box.hidden = true;
     const step = (text) => {
@@ -302,13 +314,21 @@
         rest = parts.pop();
         for (const part of parts) {
           const data = part.split(/\r?\n/).filter((one) => one.startsWith("data:")).map((one) => one.slice(5).trimStart()).join("\n");
-          if (!data || /^event: ?state/m.test(part)) continue;
+          if (!data) continue;
           const told = JSON.parse(data);
+          if (/^event: ?state/m.test(part)) {
+            bar.hidden = false;
+            bar.value = told.fraction ?? 0;
+            continue;
+          }
           if (told.type === "progress") step(told.data);
           else if (told.type === "error") throw new Error(told.data);
           else if (told.type === "result") {
             ended = true;
-            tell(box, told.data.meta?.announcement || "The file is in, and what it touches was trained.", false, told.data.meta?.run_id ?? told.data.meta?.run);
+            const { batch, runs = [] } = told.data.meta || {};
+            const text = [...(batch?.announcements || []), ...runs.map((one) => `${one.model}: ${one.outcome}, ${one.reason}.`)];
+            tell(box, text.join(" ") || batch?.text || "The file is in.", told.data.status !== "success", runs[0]?.run);
+            for (const one of runs) link(box, `/models/${encodeURIComponent(one.model)}`, `See ${one.model}`);
           }
         }
       }
@@ -378,7 +398,9 @@
   });
   document.addEventListener("DOMContentLoaded", () => {
     times(document);
+    for (const one of $$(".wide-chart")) one.scrollLeft = one.scrollWidth;
     setInterval(() => times(document), 30000);
+    setInterval(() => { if (!document.hidden && $("[data-part] .bar progress")) soon(); }, 3000);
     $$("form").filter((form) => form.elements.every).forEach(choose);
     if (!sign()) return;
     listen();

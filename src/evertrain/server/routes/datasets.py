@@ -5,17 +5,35 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from evertrain.control import data
 from evertrain.errors import NotFound
 from evertrain.server import uploads
+from evertrain.server.routes.common import REPEATABLE, routes_of, shown
 from evertrain.server.service import Service
 from evertrain.store.tokens import Caller
 
-router = APIRouter(prefix="/api/v1/datasets", tags=["datasets"])
+router = routes_of("datasets", "/datasets")
+
+_AT = "2026-03-02T03:00:12.000000Z"
+_DATASET = {
+    "dataset": "orders", "key": ["order"], "time": "day", "columns": {"order": "text", "day": "date", "sold": "integer"},
+    "rows": 18250, "version": 12, "oldest_version": 0, "changed_at": _AT, "models": ["demand"],
+}  # fmt: skip
+_BATCH = {
+    "batch": 5, "dataset": "orders", "version": 12, "kind": "ingest", "added": 900, "updated": 12, "removed": 0,
+    "unchanged": 40, "set_aside": 0, "again": False, "left": [], "notes": [], "fits": [], "report": None,
+    "text": "Batch 5: 900 added, 12 updated, 40 unchanged.",
+    "announcements": ["Records updated. Models for Pilar and Overall are being updated in the background."],
+}  # fmt: skip
+_LISTED = {
+    "batch": 5, "version": 12, "kind": "ingest", "source": "orders.csv", "actor": "ana", "at": _AT, "added": 900,
+    "updated": 12, "removed": 0, "unchanged": 40, "set_aside": 0, "undoes": None, "report": None,
+}  # fmt: skip
+_SENT = {**_BATCH, "bad_rows": [], "runs": [17]}
 
 Name = Annotated[str, Path(description="a declared dataset", max_length=200)]
 Number = Annotated[int, Path(ge=1, lt=2**62, description="number of a batch")]
@@ -43,7 +61,7 @@ _FILE = {
 class Rows(BaseModel):
     """Rows by column; each names its key columns, and what is to change."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"rows": [{"order": "A-7", "sold": 12}]}})
     rows: Annotated[list[dict[str, str | int | float | bool | None]], Field(min_length=1, max_length=10_000)]
 
 
@@ -52,14 +70,14 @@ def _asked(request: Request) -> tuple[Service, Caller | None, str]:
     return request.app.state.service, caller, caller.name if caller else ""
 
 
-@router.get("", operation_id="datasets")
+@router.get("", operation_id="list_datasets", responses=shown({"items": [_DATASET], "next": None}))
 async def every(request: Request) -> dict[str, Any]:
     """List the datasets with how many rows they hold."""
     service, _, _ = _asked(request)
     return {"items": await service.call(data.listed, service.opened), "next": None}
 
 
-@router.get("/{name}", operation_id="dataset")
+@router.get("/{name}", operation_id="get_dataset", responses=shown(_DATASET))
 async def one(request: Request, name: Name) -> dict[str, Any]:
     """Tell a dataset's key, its columns, its rows and the models that learn from it."""
     service, _, _ = _asked(request)
@@ -67,7 +85,7 @@ async def one(request: Request, name: Name) -> dict[str, Any]:
     return await service.call(data.described, service.opened, name)
 
 
-@router.get("/{name}/batches", operation_id="batches")
+@router.get("/{name}/batches", operation_id="list_batches", responses=shown({"items": [_LISTED], "next": None}))
 async def batches(request: Request, name: Name, limit: Limit = 50, cursor: str | None = None) -> dict[str, Any]:
     """List the batches of a dataset, the newest first."""
     service, _, _ = _asked(request)
@@ -78,7 +96,14 @@ async def batches(request: Request, name: Name, limit: Limit = 50, cursor: str |
     return {"items": items, "next": str(items[-1]["batch"]) if len(found) > limit else None}
 
 
-@router.post("/{name}/batches", operation_id="upload", status_code=201, openapi_extra=_FILE, response_class=Response)
+@router.post(
+    "/{name}/batches",
+    operation_id="upload",
+    status_code=201,
+    openapi_extra=_FILE,
+    response_class=Response,
+    responses=shown(_SENT, 201, "Merged."),
+)
 async def upload(
     request: Request,
     name: Name,
@@ -102,7 +127,9 @@ async def upload(
     return JSONResponse(batch, 200 if batch["again"] else 201)
 
 
-@router.post("/{name}/batches/{number}/undo", operation_id="undo_batch")
+@router.post(
+    "/{name}/batches/{number}/undo", operation_id="undo_batch", openapi_extra=REPEATABLE, responses=shown(_BATCH)
+)
 async def undo(request: Request, name: Name, number: Number) -> dict[str, Any]:
     """Take a batch back; champions that learnt from it give way to earlier ones where there are any."""
     service, _, actor = _asked(request)
@@ -110,7 +137,7 @@ async def undo(request: Request, name: Name, number: Number) -> dict[str, Any]:
     return await service.call(uploads.changed, service, data.undo, name, number, actor)
 
 
-@router.patch("/{name}/rows", operation_id="edit_rows")
+@router.patch("/{name}/rows", operation_id="edit_rows", responses=shown(_BATCH))
 async def edit(request: Request, name: Name, body: Rows) -> dict[str, Any]:
     """Correct values of rows, each named by its key."""
     service, _, actor = _asked(request)
@@ -118,7 +145,7 @@ async def edit(request: Request, name: Name, body: Rows) -> dict[str, Any]:
     return await service.call(uploads.changed, service, data.edit, name, body.rows, actor)
 
 
-@router.delete("/{name}/rows", operation_id="delete_rows")
+@router.delete("/{name}/rows", operation_id="delete_rows", responses=shown(_BATCH))
 async def delete(request: Request, name: Name, body: Rows) -> dict[str, Any]:
     """Remove rows, each named by its key."""
     service, _, actor = _asked(request)
