@@ -140,7 +140,6 @@ def main() -> None:
 _OWN = {
     "datasets": ("one-row edit", "first ", "the same of", "merge of", "longest hold", "one partition's last"),
     "drift": ("drift of", "profile of"),
-    "lists": tuple(f"{what}, " for what in lists.SHOWN),
     "service": (
         "1,000 readers",
         "SIGTERM",
@@ -148,6 +147,7 @@ _OWN = {
         "memory of `evertrain serve`",
         "the slowest of",
     ),
+    "lists": tuple(f"{what}, " for what in lists.SHOWN),
 }
 
 

@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import json
 import shutil
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
@@ -381,6 +383,18 @@ def test_memory_answers_while_the_store_is_away_and_says_how_old_that_is(client,
     assert (back.status, back.body) == (200, known.body)
     assert "x-stale" not in back.headers
     assert client.get(fruit="Chico").status == 200
+
+
+def test_a_write_lock_of_another_program_is_no_concern_of_readers(client, root):
+    """P-30, P-51."""
+    client.get(**PLACE)
+    with closing(sqlite3.connect(root / "evertrain.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        time.sleep(answers._AGED_S)
+        began = time.monotonic()
+        found = client.get(**PLACE), client.get(fruit="Chico")
+        assert time.monotonic() - began < 1
+        assert [(one.status, "age" in one.headers) for one in found] == [(200, False)] * 2
 
 
 def test_a_store_that_hangs_keeps_nobody_waiting_who_can_be_answered(client, monkeypatch):
