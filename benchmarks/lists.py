@@ -38,9 +38,9 @@ SHOWN = tuple(what for what, _, _ in _ASKED)
 def rows(number: int, times: int = 7) -> list[Row]:
     """Return what each list takes, from the request to the last byte of its answer, in this process."""
     with tempfile.TemporaryDirectory() as name:
-        project = _project(Path(name))
+        project = project_of(Path(name))
         with project.opened.store.write() as tx:
-            _fill(tx, number)
+            fill(tx, number)
         client = TestClient(create(Service(project.opened, Options(loop=False))), "http://127.0.0.1:8000")
         found = []
         for what, path, target in _ASKED:
@@ -54,7 +54,8 @@ def rows(number: int, times: int = 7) -> list[Row]:
     return found
 
 
-def _project(root: Path) -> Project:
+def project_of(root: Path) -> Project:
+    """Declare a model of partitions by town and shop, with two rollups."""
     (root / "rows.csv").write_text("town,shop,x,y\n" + "".join(f"T{i},S{i},{i},{i}\n" for i in range(20)))
     project = Project("lists", root=root, executor="inline")
     options: dict[str, Any] = {"target": "y", "trainer": "sklearn.linear_model:Ridge", "min_samples": 1}
@@ -65,7 +66,7 @@ def _project(root: Path) -> Project:
     return project
 
 
-def _fill(tx: Tx, number: int) -> None:
+def fill(tx: Tx, number: int) -> None:
     """Write partitions with two full runs behind them, as training would."""
     model = tx.value("SELECT id FROM models WHERE name = 'line'")
     keys: list[dict[str, str]] = [{"town": f"Town {i % 400}", "shop": f"Shop-{i:06d}"} for i in range(number)]
