@@ -14,7 +14,7 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import datasets, drift, forecasts, partitions
+from benchmarks import datasets, drift, forecasts, lists, partitions, service
 from benchmarks.measure import Row, machine, memory_mb, python, repeated, spread
 from evertrain import __version__
 
@@ -119,12 +119,16 @@ def main() -> None:
     many += (10_000_000,) if arguments.ten_million else ()
     if arguments.only:
         steps, rows = [], _measured_before(_OWN[arguments.only])
-    if arguments.only != "drift":
+    if arguments.only in (None, "datasets"):
         steps.append(lambda: datasets.rows(many))
+    if arguments.only in (None, "lists"):
+        steps.append(lambda: lists.rows(10_000 if arguments.quick else 100_000))
     if not arguments.only:
         steps += _forecasts(arguments.quick)
-    if arguments.only != "datasets":
+    if arguments.only in (None, "drift"):
         steps += _drift(arguments.quick)
+    if arguments.only in (None, "service"):
+        steps += _service(arguments.quick)
     for step in steps:
         for row in step():
             rows.append(row)
@@ -136,6 +140,14 @@ def main() -> None:
 _OWN = {
     "datasets": ("one-row edit", "first ", "the same of", "merge of", "longest hold", "one partition's last"),
     "drift": ("drift of", "profile of"),
+    "service": (
+        "1,000 readers",
+        "SIGTERM",
+        "forecasts a second over HTTP",
+        "memory of `evertrain serve`",
+        "the slowest of",
+    ),
+    "lists": tuple(f"{what}, " for what in lists.SHOWN),
 }
 
 
@@ -167,6 +179,18 @@ def _drift(quick: bool) -> list[Callable[[], list[Row]]]:
     return [lambda: drift.signals(5), drift.memory, lambda: drift.small(10_000)]
 
 
+def _service(quick: bool) -> list[Callable[[], list[Row]]]:
+    if quick:
+        return [
+            lambda: service.measure_readers(1, 4), lambda: service.measure_bare(1, 2), lambda: service.measure_memory(60),
+            lambda: service.measure_pages(1_000),
+        ]  # fmt: skip
+    return [
+        lambda: service.measure_readers(3, 15), lambda: service.measure_bare(5, 4), lambda: service.measure_memory(500),
+        lambda: service.measure_pages(100_000),
+    ]  # fmt: skip
+
+
 def _page(rows: list[Row]) -> str:
     lines = [
         "# What it costs", "",
@@ -183,6 +207,8 @@ def _page(rows: list[Row]) -> str:
         + ", ".join(f"{one} {_version(one)}" for one in ("pandas", "duckdb", "deltalake")) + ".",
         "Of these only deltalake keeps earlier versions, as whole files; none keeps a record of the batch, or answers which",
         "partitions it touched.",
+        "The readers of the service each have a connection and ask about twice a second; the bare route is in a FastAPI",
+        "application of its own that returns stored bytes, run as the service is, and asks for no token.",
         "statsforecast alone reads the rows from a file, adds the rollups, makes the same fits (one for the forecast, two for",
         "the backtest), and writes two files: no comparison with what served, no saved models, no record.",
     ]  # fmt: skip

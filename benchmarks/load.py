@@ -32,6 +32,8 @@ class Asked:
         skip_s: requests that begin so early are made and checked, and not counted in the times.
         check: look at every answer: one fit in all its rows, its ETag the hash of its bytes, its version that of the
             header; and tell which versions each reader saw in which order.
+        streams: connections beside them that listen to events.
+        halves: connections beside them that send half a request and no more.
     """
 
     address: str
@@ -44,11 +46,12 @@ class Asked:
     token: str | None = None
     streams: int = 0
     stream_path: str = "/api/v1/events/live"
+    halves: int = 0
 
 
 @dataclass
 class Told:
-    """What became of it: `seen` is, by path, each reader's changes of version as [asked at, answered at, version]."""
+    """What became of it: `seen` is, by path, each reader's changes of version: [reader, asked at, answered at, version, age]."""
 
     requests: int = 0
     a_second: float = 0.0
@@ -151,7 +154,8 @@ class _Reader(asyncio.Protocol):
             self.all.errors["the header names another version than the body"] += 1
         if self.last.get(self.path) != version:
             self.last[self.path] = version
-            self.all.seen[self.path].append([id(self), self.at, time.time(), version])
+            age_s = int(fields.get(b"age", b"0"))
+            self.all.seen[self.path].append([id(self), self.at, time.time(), version, age_s])
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.all.over:
@@ -181,12 +185,21 @@ class _Stream(asyncio.Protocol):
         self.told.streams_open -= 1
 
 
+class _Half(asyncio.Protocol):
+    """One connection that never comes to a whole request."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.write(b"GET /api/v1/mod")  # type: ignore[attr-defined]
+
+
 async def read(asked: Asked) -> Told:
     """Ask for so long, and tell what came of it."""
     loop, told = asyncio.get_running_loop(), Told()
     host, _, port = asked.address.rpartition(":")
     for _ in range(asked.streams):
         await loop.create_connection(lambda: _Stream(asked, told), host, int(port))
+    for _ in range(asked.halves):
+        await loop.create_connection(_Half, host, int(port))
     readers = _Readers(asked)
     ends = []
     for number in range(asked.readers):

@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import json
 import shutil
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlencode
@@ -383,6 +385,18 @@ def test_memory_answers_while_the_store_is_away_and_says_how_old_that_is(client,
     assert client.get(fruit="Chico").status == 200
 
 
+def test_a_write_lock_of_another_program_is_no_concern_of_readers(client, root):
+    """P-30, P-51."""
+    client.get(**PLACE)
+    with closing(sqlite3.connect(root / "evertrain.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        time.sleep(answers._AGED_S)
+        began = time.monotonic()
+        found = client.get(**PLACE), client.get(fruit="Chico")
+        assert time.monotonic() - began < 1
+        assert [(one.status, "age" in one.headers) for one in found] == [(200, False)] * 2
+
+
 def test_a_store_that_hangs_keeps_nobody_waiting_who_can_be_answered(client, monkeypatch):
     client.get(**PLACE)
     held = threading.Event()
@@ -426,6 +440,19 @@ def test_reads_are_counted_with_the_age_of_what_they_got(client):
     assert client.counters.reads == {("kg", "own", False): 3, ("kg", "rollup", False): 1}
     assert client.counters.ages.counts[1] == 4  # of ten minutes, the second bound
     assert client.counters.ages.sum == pytest.approx(4 * 600.0)
+
+
+def test_a_swap_is_counted_with_how_long_it_took_to_be_served_here(client, elsewhere):
+    client.get(**PLACE)
+    client.project.opened.store.clock.advance(minutes=10, seconds=2)  # two seconds ahead of the other process
+    elsewhere.trigger("kg", force=True)
+    time.sleep(answers._LIFE_S)
+    client.get(**PLACE)
+    assert (sum(client.counters.swaps.counts), client.counters.swaps.sum) == (1, 2.0)
+    elsewhere.rollback("kg", to="1.0.0")
+    time.sleep(answers._STALE_S)
+    assert client.get(**PLACE).json["version"] == "1.0.0"
+    assert sum(client.counters.swaps.counts) == 1, "nobody had asked: how long that was tells nothing"
 
 
 def test_everything_else_is_left_to_the_application_behind(client):

@@ -451,7 +451,9 @@ def test_every_operation_is_described_with_examples(api):
             assert told["tags"], path
             assert told.get("description"), path
             if body := told.get("requestBody"):
-                for content in body["content"].values():
+                for kind, content in body["content"].items():
+                    if "parquet" in kind or "multipart" in kind:  # bytes, which nobody reads as an example
+                        continue
                     schema = content["schema"]
                     schema = (
                         document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
@@ -464,6 +466,8 @@ def test_every_operation_is_described_with_examples(api):
                 for kind, content in answer.get("content", {}).items():
                     assert kind != "application/json" or "example" in content, (method, path)
     assert len(set(names)) == len(names)
+    listed = document["paths"]["/api/v1/runs"]["get"]["responses"]["200"]["content"]["application/json"]["example"]
+    assert listed["next"] is None
 
 
 def test_the_page_of_the_api_needs_no_script_and_no_other_host(api):

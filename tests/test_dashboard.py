@@ -321,6 +321,7 @@ def test_batches_are_listed_with_undo(pages):
     page = pages["/data"]
     undo = [one.attributes["data-path"] for one in page.every("button") if one.attributes.get("data-open") == "undo"]
     assert "/api/v1/datasets/sales/batches/1" in undo
+    assert "/api/v1/datasets/sales/batches/2" not in undo, "it is undone already"
     assert "undo of batch 2" in page.text
     assert "112 added rows would be taken out" in " ".join(
         one.attributes.get("data-told", "") for one in page.every("button")

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from evertrain.store import decisions, figures, leases, models, upkeep
 from evertrain.store.connect import Store
 from evertrain.triggers import Decision
 
+from .api_kit import Api
 from .test_report import Past
 from .test_store_kit import SHOP, SOLO, model_spec, project_spec
 
@@ -359,3 +361,18 @@ def test_a_project_that_declares_nothing_has_metrics(tmp_path: Path, store: Stor
     assert told(metrics)["evertrain_loop_up",] == 0
     with store.read() as tx:
         assert models.every(tx) == []
+
+
+def test_the_service_tells_its_metrics_with_its_own_requests_among_them(past: Past) -> None:
+    api = Api(SimpleNamespace(opened=past.opened))
+    assert api.client.get("/health").status_code == 200
+    assert api.client.get("/nothing/here").status_code == 404
+    answer = api.client.get("/metrics")
+    found = {
+        sample.name + str(sample.labels.get("status", "")): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+    assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/plain")
+    assert (found["evertrain_http_requests_total2xx"], found["evertrain_http_requests_total4xx"]) == (1, 1)

@@ -12,13 +12,16 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import uvicorn
 
+from evertrain.server import protocol
 from evertrain.server.problems import PROTECTION
 
 from .process_kit import until
@@ -325,3 +328,63 @@ def test_half_a_thousand_half_requests_cost_readers_little_and_are_gone_after(st
     assert storm.busy_ms <= 2 * max(storm.quiet_ms, 5.0), storm
     assert storm.files_after <= storm.files_before
     assert storm.grown_kb < 100_000  # 200 KB a connection would be too many
+
+
+# --- what takes longer than a test may: the same code with shorter times -------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[uvicorn.Server, int, list[str]]]:
+    """A server in this process whose one answer is large, and what became of those who asked."""
+    monkeypatch.setattr(protocol, "READ_S", 0.5)
+    monkeypatch.setattr(protocol, "most_connections", lambda: 5)
+    ended: list[str] = []
+
+    async def application(scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": b"x" * 65_536, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        ended.append("disconnected" if (await receive())["type"] == "http.disconnect" else "read")
+
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(application, http=protocol.Protocol, ws="none", lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        until(lambda: server.started, 10, "the server")
+        yield server, listening.getsockname()[1], ended
+        server.should_exit = True
+        thread.join()
+
+
+def test_who_takes_nothing_of_an_answer_is_cut_off(quick):
+    """P-56: what waits for a client that never reads is given up, and so is its connection."""
+    server, port, ended = quick
+    with socket.create_connection(("127.0.0.1", port), 10) as one:
+        one.sendall(GET + b"\r\n")
+        until(lambda: len(server.server_state.connections) == 1, 5, "the connection")
+        until(lambda: not server.server_state.connections, 5, "its end")
+    until(lambda: ended, 5, "the end of the answer")
+
+
+def test_who_reads_slowly_but_reads_gets_all_of_it(quick):
+    _, port, _ = quick
+    with socket.create_connection(("127.0.0.1", port), 10) as one:
+        one.sendall(GET + b"Connection: close\r\n\r\n")
+        size = 0
+        while piece := one.recv(1 << 20):
+            size += len(piece)
+            time.sleep(0.005)
+
+    assert size > 1000 * 65_536
+
+
+def test_one_connection_too_many_is_told_so(quick):
+    _, port, _ = quick
+    held = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(5)]
+    with socket.create_connection(("127.0.0.1", port), 10) as one:
+        assert statuses(heard(one)) == [503]
+    for each in held:
+        each.close()

@@ -21,6 +21,7 @@ from evertrain import Custom, Project, Series, Settings, on_data_change
 from evertrain.control import ask, back, data, progress, work
 from evertrain.control.progress import Open
 from evertrain.events import Kind
+from evertrain.executors.training import Fitting
 from evertrain.server import app
 from evertrain.server.service import Service
 from evertrain.server.streams import Limits, Streams
@@ -85,7 +86,7 @@ def parsed(text):
 
 def read(client, path, enough, last=None):
     """Read a stream until `enough(messages)` or its end; return its messages."""
-    text = ""
+    text, deadline = "", time.monotonic() + 30
     with client.stream(
         "GET", f"/api/v1/{path}", headers={"Last-Event-ID": str(last)} if last is not None else {}
     ) as got:
@@ -95,6 +96,7 @@ def read(client, path, enough, last=None):
         assert got.headers["x-accel-buffering"] == "no"
         for part in got.iter_text():
             text += part
+            assert time.monotonic() < deadline, text[-1000:]
             if enough(parsed(text)):
                 break
     return parsed(text)
@@ -158,7 +160,8 @@ def test_the_live_log_is_read_once_by_everyone_and_resumes(service, client):
     writer.start()
     seen, last = [], begin
     while len(seen) < 510:
-        found = read(client, "events/live", lambda got: got, last=last)
+        size = min(70, 510 - len(seen))  # several pages, also where the log is read and not what is in memory
+        found = read(client, "events/live", lambda got, size=size: len(got) >= size, last=last)
         seen += [one for one, _, _ in found]
         last = seen[-1]
     writer.join()
@@ -166,8 +169,15 @@ def test_the_live_log_is_read_once_by_everyone_and_resumes(service, client):
 
 
 def test_a_stream_of_the_log_begins_now(service, client):
-    threading.Timer(0.3, write, (service, 1, "now {}")).start()
-    ((number, event, data),) = read(client, "events/live", lambda got: got)
+    write(service, 1, "before {}")
+    with client.stream("GET", "/api/v1/events/live") as got:
+        write(service, 1, "now {}")
+        text = ""
+        for part in got.iter_text():
+            text += part
+            if "data: " in text:
+                break
+    ((number, event, data),) = parsed(text)
     assert event is None
     assert number == data["id"]
     assert (data["kind"], data["model"], data["text"]) == ("item.progress", "demand", "demand: item 1: now 0")
@@ -240,7 +250,7 @@ def test_a_revoked_token_ends_its_stream(service, quick, client, monkeypatch):
     )
     began = time.monotonic()
     assert read(client, "events/live", lambda _: False) == []
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 def test_streams_are_capped_in_all_and_for_each_address(quick, service, client, monkeypatch):
@@ -274,7 +284,7 @@ def test_every_stream_says_goodbye_when_the_service_ends(service, client):
         began = time.monotonic()
         with client.stream("GET", "/api/v1/events/live") as got:
             text = "".join(got.iter_text())
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5
         assert text.rstrip().endswith("retry: 2000")
         assert "event: server-restart" in text
     finally:
@@ -299,6 +309,17 @@ def test_a_trainer_that_tells_its_share_is_believed_once_it_is_under_way():
     assert progress.eta_s([Open(None, batch=1, ran_s=30, share=0.25)], 1) == 90
     assert progress.eta_s([Open(100, batch=1, ran_s=1, share=0.01)], 1) == 99
     assert progress.fraction(3, [Open(None, batch=1, share=0.5), Open(None)]) == 0.7
+
+
+def test_the_fits_of_a_backtest_are_parts_of_one_item():
+    """What a trainer says of one fit is told as the share of all that the item needs, and never runs over."""
+    told = []
+    context = Fitting("y", [], 0, {}, 7, told.append, about="backtest to May: ", part=2, parts=4)
+    context.progress("epoch 1/2", 0.5)
+    context.progress("epoch 3/2", 1.5)
+    context.progress("who knows")
+    assert [one["fraction"] for one in told] == [0.625, 0.75, None]
+    assert told[0]["text"] == "backtest to May: epoch 1/2"
 
 
 def test_progress_reaches_down_to_the_epoch_of_the_partition_in_training(service):

@@ -143,9 +143,9 @@ def resume(model: Annotated[str | None, typer.Argument(help="Only this model.")]
 
 
 def _pause(model: str | None, *, paused: bool) -> None:
-    from evertrain.store import models
+    from evertrain.control import steer
 
-    with here.opened() as opened, opened.store.write() as tx:
-        models.pause(tx, model, paused=paused)
+    with here.opened() as opened:
+        steer.pause(opened, model, paused=paused, actor=here.user())
     show.line(f"{model or 'All models'} {'paused: nothing is trained, everything serves' if paused else 'resumed'}.")
     show.following(f"resume {model or ''}".strip() if paused else "status")

@@ -144,15 +144,12 @@ def schedule_add(
     zone: Annotated[str | None, typer.Option(help="Time zone; else the project's.")] = None,
 ) -> None:
     """Add a schedule at run time; it stays until removed, whatever the project file says."""
-    from evertrain.control.opened import zone_of
-    from evertrain.store import models, schedules
+    from evertrain.control import steer
 
     rule = _rule(daily, weekly, monthly, cron, at, zone)
     with here.opened() as opened:
-        place = zone_of(opened.project())
-        with opened.store.write() as tx:
-            number = schedules.add(tx, models.by_name(tx, model).id, model, rule, place)
-    show.line(f"Schedule {number} added.")
+        added = steer.add_schedule(opened, model, rule, actor=here.user())
+    show.line(f"Schedule {added.schedule} added.")
     show.following("schedule list")
 
 

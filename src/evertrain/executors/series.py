@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 Steps = dict[tuple[int, int], float]  # a forecast value by origin and by the period it speaks of
 
+_TELL_S = 1.0  # a series that is done sooner needs no word about its backtest
 _LEAST = 3  # periods below which no forecaster of a user's is asked
 
 
@@ -108,7 +109,10 @@ class _Work:
         steps = min(self.shared.series.h, self.series.last - origin)
         about = f"backtest to {self.series.freq.text(origin)}: "
         # A trainer that measures its intervals need not do so here, where nobody will ask for them.
-        context = replace(self.context, seed=seed, level=(), mean_only=True, about=about)
+        part = min(1 + len(self.said), self.context.parts - 1)
+        context = replace(self.context, seed=seed, level=(), mean_only=True, about=about, part=part)
+        if time.monotonic() - context.began > _TELL_S:
+            context.progress(f"fit {part + 1} of {context.parts}", 0.0)
         trainer, fitted = self.fitted(self.series.upto(origin), context)
         mean: np.ndarray[Any, Any] = checked(trainer, fitted, steps, ())["mean"]
         return mean
@@ -179,6 +183,7 @@ def fit_series(shared: Setting, item: Message, rows: Rows, packer: Packer) -> Me
     work = _Work(shared, item, series, context)
     how = shared.series
     origins = forecasting.cutoffs(series, how.h, how.windows, work.least)
+    context.parts = 1 + len(origins) + bool(item.get("champion"))
     updates = _updates(work)
     if updates:
         trainer, fitted, work.updated = work.trainer, _updated(work), True

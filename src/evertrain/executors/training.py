@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import math
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -213,8 +214,13 @@ class Fitting:
     emit: Emit
     allowance: Allowance = field(default_factory=Allowance)
     about: str = ""
+    part: int = 0  # of `parts` fits that one item needs, such as those of a backtest
+    parts: int = 1
+    began: float = field(default_factory=time.monotonic)
 
     def progress(self, text: str, fraction: float | None = None) -> None:
+        if fraction is not None:
+            fraction = (self.part + min(fraction, 1.0)) / self.parts
         if self.allowance.take() or fraction == 1:
             text = f"{self.about}{text}"[:200]
             self.emit({"type": "progress", "item": self.item, "text": text, "fraction": fraction})

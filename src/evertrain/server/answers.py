@@ -237,7 +237,8 @@ class Answers:
         stored = reader.look(typed(declared, dict(values)), known=kept.stored if kept else None)
         if kept is not None and stored is kept.stored:
             return kept
-        if kept is not None and stored.row.fit != kept.stored.row.fit:
+        # Of what nobody asked for meanwhile the time says nothing.
+        if kept is not None and stored.row.fit != kept.stored.row.fit and began - kept.looked < _STALE_S:
             with opened.store.read() as tx:
                 since = registry.serving_since(tx, stored.row.id)
                 self._counters.swapped((tx.now - since).total_seconds() if since else 0.0)

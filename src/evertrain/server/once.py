@@ -1,4 +1,4 @@
-"""Routes that take what they are sent strictly, and do a POST once for each `Idempotency-Key`."""
+"""Routes that take what they are sent strictly, and do what is repeated with one `Idempotency-Key` once."""
 
 from __future__ import annotations
 
@@ -88,24 +88,22 @@ def _named(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Route(APIRoute):
-    """A route that refuses query parameters it does not know, and repeats the answer to a repeated POST."""
+    """A route that refuses query parameters it does not know, and JSON that is not strict.
 
-    repeatable = True
+    Where its description names the header `Idempotency-Key`, what is sent again with the same key is done once.
+    """
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
         known = {one.alias for one in get_flat_params(self.dependant) if isinstance(one.field_info, Query)}
-        free = any(one.get("name") == "partition" for one in (self.openapi_extra or {}).get("parameters", ()))
+        described = {one.get("name") for one in (self.openapi_extra or {}).get("parameters", ())}
 
         async def strictly(request: Request) -> Response:
             strict = StrictRequest(request.scope, request.receive)
-            if not free and (strange := [name for name in request.query_params if name not in known]):
+            if "partition" not in described and (strange := [one for one in request.query_params if one not in known]):
                 raise ConfigError("query parameter", strange[0][:60], ", ".join(sorted(known)) or "none here")
-            if request.method != "POST" or (key := request.headers.get("idempotency-key")) is None:
-                return await handle(strict)
-            if not self.repeatable:
-                raise ConfigError("Idempotency-Key", key[:60], "none here: this answer is not kept to be given again")
-            return await once(strict, key, handle)
+            key = request.headers.get("idempotency-key") if "Idempotency-Key" in described else None
+            return await (handle(strict) if key is None else once(strict, key, handle))
 
         return strictly
 

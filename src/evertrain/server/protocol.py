@@ -1,8 +1,8 @@
 """The HTTP protocol of a connection: Uvicorn's, with an end to what is never finished.
 
-Uvicorn waits for the end of a request's headers for ever, and keeps whatever was sent of them. Here a connection that
-has nothing to answer must come to a whole head of a request within seconds and 16 KiB; and there is a bound to how many
-connections are open.
+Uvicorn waits for the end of a request's headers for ever, and keeps whatever was sent of them; and it waits as long for
+a client to read. Here a connection that has nothing to answer must come to a whole head of a request within seconds and
+16 KiB, and who takes nothing of an answer is cut off; and there is a bound to how many connections are open.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from evertrain.server.limits import HEAD_BYTES
 from evertrain.server.problems import raw
 
 HEAD_S = 10.0
+READ_S = 30.0  # in which a client must have taken what waits for it, down to a few KB
 CONNECTIONS = 8_000
 _OWN_FILES = 200  # for the store, artifacts, logs, and the pipes of children
 
@@ -42,6 +43,7 @@ class Protocol(HttpToolsProtocol):
         self.logger = _logger
         self._in_head, self._head = False, 0
         self._timer: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -53,6 +55,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_unread()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -85,6 +88,19 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the words are our own
         self._refuse(400, "this is not the HTTP that is spoken here")
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(READ_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_unread()
+        super().resume_writing()
+
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _too_slow(self) -> None:
         self._timer = None

@@ -80,7 +80,7 @@ RIGHTS: dict[tuple[str, str], Role | Access] = {
 # Rows of data go in here, and what a person typed there; every other body is JSON.
 UPLOADS = frozenset({"/api/v1/datasets/{name}/batches", "/retrain"})
 FORMS = frozenset({"/login", "/logout"})
-_FORM = "application/x-www-form-urlencoded"
+FORM = ("application/x-www-form-urlencoded",)
 _ROWS = ("multipart/form-data", "text/csv", "application/vnd.apache.parquet", "application/octet-stream")
 # Asked for as often as models are used: no entry in the log for each, and no limit a minute.
 ROUTINE = frozenset({
@@ -147,7 +147,7 @@ def _grown() -> tuple[Tree, dict[str, dict[str, Route]]]:
     exact: dict[str, dict[str, Route]] = {}
     for (method, template), right in RIGHTS.items():
         upload = template in UPLOADS
-        takes = _ROWS if upload else (_FORM,) if template in FORMS else ("application/json",)
+        takes = _ROWS if upload else FORM if template in FORMS else ("application/json",)
         route = Route(template, method, right, takes, upload, template in ROUTINE, template in REVALIDATED)
         if "{" not in template:
             exact.setdefault(template, {})[method] = route

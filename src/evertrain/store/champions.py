@@ -186,15 +186,15 @@ def page(
         words: each of them must be in some value of a key; ASCII letters fit in either case.
         filters: by the names in `_FILTERS`, with their values.
     """
-    text = "NULL"
-    params: dict[str, Any] = {}
-    if words:
-        text = "lower(key)"
-        for n, name in enumerate(dimensions):
-            text = f"replace({text}, :d{n}, '')"
-            params[f"d{n}"] = dump(name).lower() + ":"
+    text = "lower(key)" if words else "NULL"
+    params: dict[str, Any] = {f"w{n}": dump(word)[1:-1] for n, word in enumerate(words)}
+    names = [dump(name) + ":" for name in dimensions]
+    # Taking out the names of dimensions costs as much as the rest, and few words could be found in one.
+    if any(word.lower() in name.lower() for word in params.values() for name in names):
+        for n, name in enumerate(names):
+            text = f"replace({text}, lower(:d{n}), '')"
+            params[f"d{n}"] = name
     where = [f"instr(k.text, lower(:w{n}))" for n in range(len(words))]
-    params |= {f"w{n}": dump(word)[1:-1] for n, word in enumerate(words)}
     for name, value in (filters or {}).items():
         where.append(_FILTERS[name])
         params[name] = int(value) if isinstance(value, bool) else value

@@ -45,13 +45,23 @@ class Monitoring:
     changed: bool
 
 
-@router.post("/monitoring/start", operation_id="start_monitoring", responses=shown(Monitoring(True, True)))
+@router.post(
+    "/monitoring/start",
+    operation_id="start_monitoring",
+    openapi_extra=REPEATABLE,
+    responses=shown(Monitoring(True, True)),
+)
 def start_monitoring(service: Served) -> Monitoring:
     """Begin to keep the models fresh in this process."""
     return Monitoring(True, service.start_loop())
 
 
-@router.post("/monitoring/stop", operation_id="stop_monitoring", responses=shown(Monitoring(False, True)))
+@router.post(
+    "/monitoring/stop",
+    operation_id="stop_monitoring",
+    openapi_extra=REPEATABLE,
+    responses=shown(Monitoring(False, True)),
+)
 def stop_monitoring(service: Served) -> Monitoring:
     """End the loop, wherever it runs; what runs gets time to finish, and everything serves."""
     return Monitoring(False, service.stop_loop())
