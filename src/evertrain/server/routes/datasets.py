@@ -61,7 +61,7 @@ _TAKEN: dict[int | str, dict[str, Any]] = {
     **shown({**_BATCH, "bad_rows": [], "runs": [17]}, 201, "Merged as one batch."),
     200: {
         "description": "Merged before, rehearsed, or followed as server-sent events.",
-        "content": {"application/json": {}, "text/event-stream": {}},
+        "content": {"application/json": {"example": {**_BATCH, "again": True}}, "text/event-stream": {}},
     },
     **PROBLEMS,
 }
