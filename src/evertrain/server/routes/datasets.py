@@ -67,7 +67,7 @@ _TAKEN: dict[int | str, dict[str, Any]] = {
 }
 
 
-class Rows(Body):
+class Rows(Body, json_schema_extra={"example": {"rows": [{"day": "2026-01-01", "shop": "North", "sold": 7}]}}):
     """Rows by column; each names its key columns, and what is to change."""
 
     rows: Annotated[list[Key], Field(min_length=1, max_length=10_000)]
