@@ -186,23 +186,25 @@ def page(
         words: each of them must be in some value of a key; ASCII letters fit in either case.
         filters: by the names in `_FILTERS`, with their values.
     """
-    text = "lower(key)" if words else "NULL"
-    params: dict[str, Any] = {f"w{n}": dump(word)[1:-1] for n, word in enumerate(words)}
     names = [dump(name) + ":" for name in dimensions]
-    # Taking out the names of dimensions costs as much as the rest, and few words could be found in one.
-    if any(word.lower() in name.lower() for word in params.values() for name in names):
-        for n, name in enumerate(names):
-            text = f"replace({text}, lower(:d{n}), '')"
-            params[f"d{n}"] = name
-    where = [f"instr(k.text, lower(:w{n}))" for n in range(len(words))]
+    values = "k.text"
+    params: dict[str, Any] = {f"d{n}": name for n, name in enumerate(names)}
+    for n in range(len(names)):
+        values = f"replace({values}, lower(:d{n}), '')"
+    # Taking out the names of dimensions costs as much as the rest, and few words could be found in one: those come last.
+    told = sorted(
+        (any(one.lower() in name.lower() for name in names), one) for one in (dump(word)[1:-1] for word in words)
+    )
+    where = [f"instr({values if named else 'k.text'}, lower(:w{n}))" for n, (named, _) in enumerate(told)]
+    params = (params if any(named for named, _ in told) else {}) | {f"w{n}": one for n, (_, one) in enumerate(told)}
     for name, value in (filters or {}).items():
         where.append(_FILTERS[name])
         params[name] = int(value) if isinstance(value, bool) else value
     rows = tx.rows(
         "SELECT p.*, m.wanted AS all_wanted, max(p.wanted, m.wanted) > p.considered AS due,"
         " max(p.wanted, m.wanted) > p.trained AS behind, v.major, v.minor, v.patch"
-        f" FROM (SELECT id, {text} AS text FROM partitions WHERE model_id = :model AND key > :after ORDER BY key"
-        " LIMIT :searched) k"
+        f" FROM (SELECT id, {'lower(key)' if words else 'NULL'} AS text FROM partitions"
+        "  WHERE model_id = :model AND key > :after ORDER BY key LIMIT :searched) k"
         " CROSS JOIN partitions p ON p.id = k.id CROSS JOIN models m ON m.id = p.model_id"
         " LEFT JOIN fits f ON f.id = p.champion_id LEFT JOIN versions v ON v.id = f.version_id"
         f" WHERE {''.join(f'{one} AND ' for one in where)}p.state = 'live' LIMIT :limit",
