@@ -15,7 +15,7 @@ test:            ## run every test
 
 test-fast:       ## run the tests that need no processes to be killed, in about a minute
 	@python3 scripts/setup.py tests
-	@$(PY) scripts/test.py -m "not slow"
+	@$(PY) scripts/test.py -m "not slow" -n 2 --dist loadfile
 
 lint:            ## check style and formatting
 	@python3 scripts/setup.py tests typing
