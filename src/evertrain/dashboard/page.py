@@ -120,8 +120,8 @@ def _environment() -> Environment:
 def inert(value: object) -> object:
     r"""Return a value with what is no letter, sign or line break written as an escape; what is HTML stays.
 
-    >>> inert("a\\x00b\\u202ec"), inert(Markup("<b>")), inert(3)
-    ('a\\\\x00b\\\\u202ec', Markup('<b>'), 3)
+    >>> print(inert("a\x00b\u202ec"), inert(Markup("<b>")), inert(3))
+    a\x00b\u202ec <b> 3
     """
     if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
