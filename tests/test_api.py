@@ -466,6 +466,8 @@ def test_every_operation_is_described_with_examples(api):
                 for kind, content in answer.get("content", {}).items():
                     assert kind != "application/json" or "example" in content, (method, path)
     assert len(set(names)) == len(names)
+    listed = document["paths"]["/api/v1/runs"]["get"]["responses"]["200"]["content"]["application/json"]["example"]
+    assert listed["next"] is None
 
 
 def test_the_page_of_the_api_needs_no_script_and_no_other_host(api):

@@ -477,6 +477,21 @@ def test_a_body_without_end_is_cut_and_nothing_of_it_kept(target):
     target.is_unharmed()
 
 
+@pytest.mark.parametrize(
+    "path", ["/api/v1/tokens", "/api/v1/datasets/rows/batches", "/retrain", "/api/v1/models/line/retrain"]
+)
+def test_a_client_that_breaks_off_or_is_cut_is_no_failure_of_ours(target, caplog, path):
+    """A-31, A-75: nobody fills the log with our errors by what they send, or leave out."""
+    kind = "text/csv" if path in ("/api/v1/datasets/rows/batches", "/retrain") else JSON[1]
+    scope_of = [("content-type", kind), ("transfer-encoding", "chunked")]
+    endless = target.wire("POST", path, scope_of, (b"x,y\n1,2\n" * 8192 for _ in range(10_000)))
+    target.wire("POST", path, scope_of, [b"half", None])
+
+    assert endless.status in (404, 413, 415, 422), endless
+    assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
+    target.is_unharmed()
+
+
 def test_a_limit_is_exact(target):
     """A-31: one byte below it, and one above, declared or not."""
     head = b'{"role":"nobody","more":"'

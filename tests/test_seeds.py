@@ -192,26 +192,25 @@ def test_jobs_are_added_listed_and_removed_as_printed(farm, words_of, capsys):
         retraining.remove_job(job_id=5)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
+def test_a_job_that_could_never_run_is_refused_with_what_is_allowed(farm):
+    """S1-07."""
+    own = compat.AutomatedRetrainingService(farm)
+    for wrong, said in [
         ({"schedule_type": "hourly"}, "schedule_type is 'hourly'; allowed: daily, monthly, on_drift, weekly"),
-        ({"schedule_type": "weekly"}, "schedule_day"),
+        ({"schedule_type": "weekly"}, "schedule_day is None; allowed: 0 (Monday) to 6 (Sunday)"),
         ({"schedule_type": "weekly", "schedule_day": 7}, "day is 7"),
         ({"schedule_type": "daily", "schedule_time": "25:00"}, "25:00"),
         ({"schedule_type": "daily", "schedule_day": 1}, "schedule_day is 1"),
-        ({"schedule_type": "daily", "drift_threshold": 0.1}, "drift_threshold"),
+        ({"schedule_type": "daily", "drift_threshold": 0.1}, "drift_threshold is 0.1"),
         ({"schedule_type": "on_drift"}, "drift_threshold is None"),
         ({"schedule_type": "on_drift", "drift_threshold": 15}, "drift_threshold is 15"),
-        ({"schedule_type": "on_drift", "drift_threshold": 0.1, "schedule_time": "03:00"}, "schedule_time"),
-    ],
-)
-def test_a_job_that_could_never_run_is_refused_with_what_is_allowed(farm, wrong, said):
-    """S1-07."""
-    with pytest.raises(ConfigError, match=re.escape(said)):
-        compat.AutomatedRetrainingService(farm).add_job("disease", **wrong)
+        ({"schedule_type": "on_drift", "drift_threshold": 0.1, "schedule_time": "03:00"}, "schedule_time is '03:00'"),
+    ]:
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            own.add_job("disease", **wrong)
     with pytest.raises(NotFound, match="'plum' is not declared; declared: climate_optimizer"):
-        compat.AutomatedRetrainingService(farm).add_job("plum", "daily")
+        own.add_job("plum", "daily")
+    assert own.get_retraining_schedule() == []
 
 
 def test_two_jobs_of_one_moment_are_one_training_and_a_missed_one_is_made_up_for_once(farm, words_of, clock):
@@ -568,6 +567,10 @@ def test_the_routes_of_document_001_answer_in_its_fields(trained, words_of):
         assert jobs[0]["schedule_config"] == listed["jobs"][0]["schedule_config"] == {"day": 2, "time": "03:00"}
         assert (jobs[0]["next_run"], jobs[0]["last_run"]) == ("2026-02-18T03:00:00Z", None)
         assert (jobs[1]["schedule_config"], jobs[1]["next_run"]) == ({"drift_threshold": 0.15}, None)
+        rules = [one["rule"] for one in client.get("/api/v1/schedules").json()["items"]]
+        assert rules == ["every Wednesday at 03:00 (UTC)", "when the score drops by more than 15 %"]
+        page = client.get("/schedules", headers={"Accept": "text/html"}).text
+        assert "When the score drops by more than 15 %" in page
         assert client.delete("/api/v1/ai/retraining/schedule/2").json() == removed
         assert client.delete("/api/v1/ai/retraining/schedule/2").status_code == 404
         wrong = client.post("/api/v1/ai/retraining/schedule", json={"model_type": "disease", "schedule_type": "hourly"})

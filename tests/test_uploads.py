@@ -209,7 +209,7 @@ FORM = "multipart/form-data; boundary=XX"
         (b"PK\x03\x04", "application/octet-stream", 415, ".csv or .parquet"),
         (form((FILE.replace(b"a.csv", b"a.csv.gz"), GOOD)), FORM, 415, ".gz"),
         (form((FILE.replace(b"a.csv", b"a.xlsx"), GOOD)), FORM, 415, ".xlsx"),
-        (b"day,price,sold\n2026-01-01,1.5,2\n", "text/csv", 422, "'shop'"),
+        (b'day,shop,price,sold\n2026-01-01,"never closed\n', "text/csv", 422, "upload.csv"),
     ],
 )  # fmt: skip
 def test_what_is_no_whole_good_file_leaves_everything_as_it_was(service, client, body, kind, status, says):

@@ -58,7 +58,7 @@ def see_through(opened: Opened, model: str, asked: Any, *, as_json: bool) -> Non
     else:
         if asked.run_id:
             show.line(f"Run {asked.run_id}: {asked.partitions} of {asked.total} of {model}")
-        with watching(model, asked.partitions) as progress:
+        with watching(opened, asked.run_id or 0, model, asked.partitions) as progress:
             outcome = run_to_end(opened, asked, progress=progress)
         shown = outcome.outcome.replace("_", " ")
         shifted = (

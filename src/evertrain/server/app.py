@@ -20,6 +20,7 @@ from evertrain.server import answers
 from evertrain.server.guard import Guard
 from evertrain.server.routes import (
     access,
+    common,
     datasets,
     decisions,
     docs,
@@ -111,6 +112,8 @@ def create(service: Service, routers: Sequence[APIRouter] = (), assets: Sequence
         lifespan=lifespan,
         redirect_slashes=False,
     )
+    plain = app.openapi
+    app.openapi = lambda: common.with_examples(plain())  # type: ignore[method-assign]
     app.state.service = service
     own = pages.assets([resources.files("evertrain.server") / "static", dashboard.STATIC, *assets])
     for router in (*own_routers(), *routers, own, pages.pages()):

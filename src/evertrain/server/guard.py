@@ -45,6 +45,7 @@ _ODD_PATH = re.compile(
     rb"|%(?:2[DdEeFf]|5[CcFf]|7[EeFf]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|[01][0-9A-Fa-f])"
 )
 _CLOSE = (b"connection", b"close")
+_GONE = 499  # what others, too, write to their logs where the client left first
 _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
     (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID"),
@@ -96,6 +97,9 @@ class Guard:
         self._origins = frozenset(_origin(one) for one in options.cors_origins)
         self._writes = Limiter(limits.WRITES_A_MINUTE)
         self._cookie = cookie_name(options)
+        self._foreign = "a page of another origin asks; --cors-origin allows one"
+        if options.behind_proxy:
+            self._foreign += "; or the proxy does not pass on the Host header that it got"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -147,7 +151,8 @@ class Guard:
         try:
             await self.app(scope, receive, answer.send)
         except ClientDisconnect:
-            return  # whoever asked is gone: nobody is left to answer, and it is no failure of ours
+            answer.status = answer.status or _GONE  # nobody is left to answer, and it is no failure of ours
+            return
         except Exception as error:
             cut = answer.body.cut if answer.body else None
             if cut is None and not isinstance(error, Cut):
@@ -183,11 +188,11 @@ class Guard:
         if not ours and b"authorization" in found and method != "OPTIONS":
             ours = True  # no page of others can know a token, and none gets the answer to read
         if not ours:
-            raise Refused(403, "a page of another origin asks; --cors-origin allows one")
+            raise Refused(403, self._foreign)
         if site is not None and site not in (b"same-origin", b"none") and b"authorization" not in found:
             followed = found.get(b"sec-fetch-mode") == b"navigate" and found.get(b"sec-fetch-dest") == b"document"
             if method not in _SAFE or not followed:
-                raise Refused(403, "a page of another origin asks; --cors-origin allows one")
+                raise Refused(403, self._foreign)
         if (
             method not in _SAFE
             and origin is None

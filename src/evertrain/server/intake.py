@@ -123,8 +123,9 @@ def main() -> None:
         os._exit(OUT_OF_MEMORY)
     except DataError as error:
         rows = [vars(one) for one in error.bad_rows]
-        more = {"source": error.source, "column": error.column, "bad_rows": rows, "bad_count": error.bad_count}
-        tell(refused={"kind": "DataError", "text": str(error), "report": error.report, **more})
+        more = {"source": task["source"], "column": error.column, "bad_rows": rows, "bad_count": error.bad_count}
+        text = str(error).replace(task["path"], task["source"] or "the file")  # where it lies is nobody's business
+        tell(refused={"kind": "DataError", "text": text, "report": error.report, **more})
     except ConfigError as error:
         named = {"name": error.name, "value": str(error.value), "allowed": error.allowed}
         tell(refused={"kind": "ConfigError", "text": str(error), **named})

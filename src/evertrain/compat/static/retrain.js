@@ -20,7 +20,8 @@ function step(text) {
 
 function cell(text, kind) {
   const made = document.createElement(kind);
-  made.textContent = text === null ? "–" : String(text);
+  const digits = { minimumFractionDigits: 1, maximumFractionDigits: 1 };
+  made.textContent = text === null ? "–" : typeof text === "number" ? text.toLocaleString(undefined, digits) : text;
   if (kind === "th") made.scope = "col";
   return made;
 }
@@ -64,7 +65,7 @@ async function showForecast() {
     line.append(...names.map((name) => cell(row[name], "td")));
     return line;
   }));
-  at("inventory").textContent = found.inventory.recommendation || found.inventory.why;
+  at("inventory").textContent = `Stock: ${found.inventory.recommendation || found.inventory.why}.`;
   at("forecast-section").hidden = false;
 }
 

@@ -95,11 +95,27 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+# FastAPI leaves out of its document what is null, also inside of examples; they are put in afterwards.
+_EXAMPLES: list[Any] = []
+
+
+def with_examples(document: dict[str, Any]) -> dict[str, Any]:
+    """Return an OpenAPI document with the examples that `shown` keeps in their places."""
+    for methods in document["paths"].values():
+        for told in methods.values():
+            for answer in told.get("responses", {}).values():
+                kept = answer.get("content", {}).get("application/json", {}).get("example")
+                if isinstance(kept, dict) and kept.keys() == {"shown"}:
+                    answer["content"]["application/json"]["example"] = _EXAMPLES[kept["shown"]]
+    return document
+
+
 def shown(
     example: Any, status: int = 200, text: str = "Done.", headers: Mapping[str, str] | None = None
 ) -> dict[int | str, dict[str, Any]]:
     """Return the documented answer of a route, with an example; `headers` say what each of them means."""
-    found: dict[str, Any] = {"content": {"application/json": {"example": to_jsonable_python(example)}}}
+    _EXAMPLES.append(to_jsonable_python(example))
+    found: dict[str, Any] = {"content": {"application/json": {"example": {"shown": len(_EXAMPLES) - 1}}}}
     if headers:
         told = {name: {"description": said, "schema": {"type": "string"}} for name, said in headers.items()}
         found["headers"] = told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse
+from markupsafe import Markup, escape
 
 router = APIRouter(include_in_schema=False)
 
@@ -54,7 +56,13 @@ def _page() -> Any:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     found = Environment(loader=PackageLoader("evertrain.server"), autoescape=True, undefined=StrictUndefined)
+    found.filters["said"] = _said
     return found.get_template("docs.html")
+
+
+def _said(text: str) -> Markup:
+    """Return a text with what stands between backticks as code."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped just before
 
 
 def nouns(app: FastAPI, address: str) -> dict[str, list[Operation]]:
@@ -93,7 +101,7 @@ def _parameters(document: Mapping[str, Any], told: Mapping[str, Any]) -> Iterato
         options = [_resolved(document, each) for each in schema.get("anyOf", [schema])]
         kinds = [each for each in options if each.get("type") != "null"]
         allowed = [str(value) for each in kinds for value in each.get("enum", each.get("items", {}).get("enum", []))]
-        limits = [f"{said} {each[name]}" for each in kinds for name, said in _LIMITS.items() if name in each]
+        limits = [said.format(each[name]) for each in kinds for name, said in _LIMITS.items() if name in each]
         notes = [one.get("description", ""), ", ".join(allowed), ", ".join(limits)]
         if schema.get("default") is not None:
             notes.append(f"default {json.dumps(schema['default'])}")
@@ -102,7 +110,7 @@ def _parameters(document: Mapping[str, Any], told: Mapping[str, Any]) -> Iterato
         yield Parameter(one["name"], one["in"], kind, bool(one.get("required")), text)
 
 
-_LIMITS = {"minimum": "at least", "maximum": "at most", "maxLength": "at most characters:"}
+_LIMITS = {"minimum": "at least {}", "maximum": "at most {}", "maxLength": "at most {} characters"}
 
 
 def _answers(told: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
