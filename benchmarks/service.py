@@ -304,7 +304,7 @@ def measure_readers(turns: int, seconds: float, number: int = 1000) -> list[Row]
                             told.append(load(asked))
                     wrong = problems(root, told[-1])
                     assert not wrong, wrong[:10]
-                    assert not told[-1].stale, "the store was there"
+                    assert not told[-1].stale, f"{what}: {told[-1].stale} answers were five seconds old, or more"
             alone, beside, swapped, streams, halves = (
                 [one.p99_ms for one in told] for told in found.values()
             )  # fmt: skip
