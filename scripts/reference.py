@@ -56,7 +56,7 @@ STATE_WORDS = {
 
 VIEW_WORDS = {
     "triggered_at": "when the run was planned, UTC",
-    "trigger_type": "why: manual, data_change, upload, score_drop, drift, age, schedule, environment, declaration",
+    "trigger_type": "why: manual, data_change, upload, score_drop, drift, age, schedule, environment",
     "model": "the model's name",
     "partition": "the partition as people read it, empty where the model has none",
     "severity": "of the decision behind it: none, low, medium, high, critical",

@@ -54,7 +54,7 @@ def a_shop(folder: Path) -> Iterator[Project]:
         project.trigger("line")
         project.model("line", line, trainer=Custom("toys:Line", {"noise": 500.0}), gate=Gate("mae"), **declared)
         project.trigger("line")
-        project.rollback("line", why="<b>orders looked wrong</b>")
+        project.rollback("line", why="<b>orders looked wrong</b>\u202e")
         rows += [f"{i + 900}.5,{i}" for i in range(80)]
         (folder / "line.csv").write_text("\n".join(["x,y", *rows]) + "\n")
         project.refresh()

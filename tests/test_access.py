@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 
 from evertrain.clock import ManualClock
 from evertrain.control import access as use
@@ -502,6 +502,20 @@ def test_what_may_change_something_is_in_the_log_with_who_what_and_from_where(st
         {"method": "POST", "path": "/api/v1/models/iris/retrain", "status": 200, "peer": "198.51.100.7"},
     )
     assert (second.data["method"], len(second.data["path"])) == ("POST", 200)
+
+
+def test_a_client_that_leaves_in_the_middle_is_told_of_as_that_and_not_as_a_failure(store, runner, caplog):
+    async def reads(scope, receive, send) -> None:
+        await Request(scope, receive).body()
+
+    access = Access(store, Caller("ana", Role.ADMIN))
+    Wire(Guard(reads, access, Options()), runner)(
+        "POST", "/retrain", [("content-type", "text/csv"), ("transfer-encoding", "chunked")], [b"half", None]
+    )
+    access.close()
+
+    assert [one.data["status"] for one in events(store, Kind.REQUEST_MADE)] == [499]
+    assert caplog.text == ""
 
 
 def test_a_log_that_cannot_be_written_does_not_stop_the_answer(store, runner, monkeypatch, caplog):

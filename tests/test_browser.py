@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from evertrain import Project
+from evertrain.control import data
 from evertrain.server import run
 from evertrain.server.service import Options, Service
 from evertrain.store import tokens
@@ -163,6 +164,18 @@ def test_a_file_goes_in_and_its_forecast_comes_out(browser, address, tmp_path):
         assert MARKUP in said.inner_text(), "a name that is markup is text here too"
         page.goto(f"{address}/models/kg")
         sync_api.expect(page.locator("#forecast")).to_contain_text("from rows up to 2026-01-29")
+
+
+def test_one_can_look_first_what_a_file_would_do(browser, address, shop, tmp_path):
+    file = tmp_path / "look.csv"
+    file.write_text(f'id,town,day,kg\nlook-1,"{MARKUP}",2026-01-30,1\n')
+    with tab(browser) as page:
+        page.goto(f"{address}/data")
+        page.get_by_label("Only look").check()
+        page.locator("input[type=file]").set_input_files(str(file))
+        sync_api.expect(page.locator("#steps")).to_contain_text("1 would be added")
+        sync_api.expect(page.locator("#say-upload")).to_contain_text("would be trained")
+    assert "look.csv" not in [batch.source for batch in data.batches(shop.opened, "sales")]
 
 
 def test_a_file_that_cannot_be_used_is_refused_with_its_line(browser, address, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -35,8 +34,6 @@ from evertrain.server.routes import (
     status,
 )
 from evertrain.server.service import Service
-
-logger = logging.getLogger("evertrain")
 
 # The first row that fits answers. Whatever is not in here is our own mistake: 500, and the log has the rest.
 STATUSES: tuple[tuple[type[Exception], int], ...] = (
@@ -73,7 +70,7 @@ def of_error(error: Exception) -> JSONResponse:
     """Return the answer to an error: what is wrong and what is allowed; never a traceback."""
     status = status_of(error)
     if status == 500:
-        logger.error("a request failed: %r", error, exc_info=error)
+        # It is raised once more after this answer, and the guard writes it to the log.
         return problem(500, "something failed that should not have; the log of the service says what")
     more: dict[str, Any] = {}
     if isinstance(error, errors.ConfigError):

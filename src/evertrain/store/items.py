@@ -464,9 +464,11 @@ def open_counts(tx: Tx) -> dict[str, int]:
 
 
 def open_of(tx: Tx, model_id: int) -> int:
-    """Return how many items of a model wait or run."""
+    """Return how many items of a model wait or run; each part by its own index, for many may wait for others."""
     return int(
         tx.value(
-            "SELECT count(*) FROM items WHERE model_id = :model AND state IN ('waiting', 'running')", model=model_id
+            "SELECT (SELECT count(*) FROM items WHERE model_id = :model AND state = 'waiting')"
+            " + (SELECT count(*) FROM items WHERE model_id = :model AND state = 'running')",
+            model=model_id,
         )
     )

@@ -333,6 +333,7 @@ _BROWSING = (
     "ALTER TABLE models ADD COLUMN serving INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE versions ADD COLUMN serving INTEGER NOT NULL DEFAULT 0",
     "ALTER TABLE versions ADD COLUMN fits INTEGER NOT NULL DEFAULT 0",
+    "CREATE INDEX versions_serving ON versions(model_id, id) WHERE serving > 0",
     "UPDATE models SET serving = (SELECT count(*) FROM partitions p WHERE p.model_id = models.id AND p.champion_id > 0)",
     (
         "UPDATE versions SET fits = (SELECT count(*) FROM fits f WHERE f.version_id = versions.id), serving = (SELECT"

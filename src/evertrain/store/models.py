@@ -238,11 +238,9 @@ def _model(row: Record) -> Model:
 
 
 def serving_versions(tx: Tx, model_id: int, limit: int = 5) -> list[str]:
-    """Return the versions that serve a model, that of the youngest champion first; partitions may differ."""
+    """Return the versions that serve a model, the newest first; partitions may differ."""
     rows = tx.rows(
-        "SELECT DISTINCT v.id, v.major, v.minor, v.patch FROM (SELECT champion_id FROM partitions WHERE model_id = :model"
-        " AND champion_id IS NOT NULL AND state = 'live' ORDER BY trained_at DESC LIMIT 1000) p"
-        " JOIN fits f ON f.id = p.champion_id JOIN versions v ON v.id = f.version_id ORDER BY v.id DESC LIMIT :limit",
+        "SELECT major, minor, patch FROM versions WHERE model_id = :model AND serving > 0 ORDER BY id DESC LIMIT :limit",
         model=model_id,
         limit=limit,
     )

@@ -294,15 +294,23 @@
       steps.append(line);
       while (steps.children.length > 200) steps.firstChild.remove();
     };
-    const name = $("[name=dataset]", zone.closest("form")).value;
+    const { dataset: name, look } = fields(zone.closest("form"));
     step(`${file.name}: sending ${(file.size / 1024).toLocaleString(undefined, { maximumFractionDigits: 1 })} kB`);
     const body = new FormData();
     body.append("file", file);
     try {
-      const answer = await fetch(`/api/v1/datasets/${encodeURIComponent(name)}/batches?stream=1`, { method: "POST", body, headers: { accept: "text/event-stream" } });
+      const accept = look ? "application/json" : "text/event-stream", how = look ? "dry_run=1" : "stream=1";
+      const answer = await fetch(`/api/v1/datasets/${encodeURIComponent(name)}/batches?${how}`, { method: "POST", body, headers: { accept } });
       if (!answer.ok) {
         const told = await answer.json().catch(() => ({}));
         throw new Error(told.detail || `The service answered ${answer.status}.`);
+      }
+      if (look) {
+        const would = await answer.json();
+        step(`${would.rows.toLocaleString()} rows: ${would.added.toLocaleString()} would be added, ${would.updated.toLocaleString()} updated, ${would.unchanged.toLocaleString()} are as they are, ${would.set_aside.toLocaleString()} would be set aside.`);
+        if (would.fresh.length) step(`New columns: ${would.fresh.join(", ")}.`);
+        tell(box, would.would.join(". ") || "Nothing would be trained.");
+        return;
       }
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "", ended = false;
@@ -387,7 +395,10 @@
     if (event.target.name === "every") choose(event.target.form);
     const form = event.target.closest("form[data-auto]");
     if (form) form.requestSubmit();
-    if (event.target.matches(".drop input[type=file]") && event.target.files[0]) upload(event.target.closest(".drop"), event.target.files[0]);
+    if (event.target.matches(".drop input[type=file]") && event.target.files[0]) {
+      upload(event.target.closest(".drop"), event.target.files[0]);
+      event.target.value = ""; // so that the same file can be chosen again
+    }
   });
   for (const kind of ["dragover", "dragleave", "drop"]) document.addEventListener(kind, (event) => {
     const zone = event.target.closest?.(".drop");

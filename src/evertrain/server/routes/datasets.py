@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from evertrain.control import data
 from evertrain.errors import NotFound
@@ -61,7 +61,10 @@ _TAKEN: dict[int | str, dict[str, Any]] = {
     **shown({**_BATCH, "bad_rows": [], "runs": [17]}, 201, "Merged as one batch."),
     200: {
         "description": "Merged before, rehearsed, or followed as server-sent events.",
-        "content": {"application/json": {}, "text/event-stream": {}},
+        "content": {
+            "application/json": {"example": {**_BATCH, "again": True, "bad_rows": [], "runs": []}},
+            "text/event-stream": {"example": 'data: {"type": "progress", "data": "Reading uploaded CSV..."}\n\n'},
+        },
     },
     **PROBLEMS,
 }
@@ -69,6 +72,10 @@ _TAKEN: dict[int | str, dict[str, Any]] = {
 
 class Rows(Body):
     """Rows by column; each names its key columns, and what is to change."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"rows": [{"day": "2026-01-01", "shop": "North", "sold": 8}]}}
+    )
 
     rows: Annotated[list[Key], Field(min_length=1, max_length=10_000)]
 
