@@ -97,6 +97,7 @@ class Tail:
         self._bells: set[Bell] = set()
         self._thread: threading.Thread | None = None
         self._kept: list[Event] = []
+        self._told: dict[int, bytes] = {}
         self._since: int | None = None  # all that came behind it is in memory
         self._newest = 0
         store.listeners.append(lambda _: self._poked.set())
@@ -122,6 +123,15 @@ class Tail:
                 return None
             start = bisect.bisect_right(self._kept, event_id, key=lambda one: one.id)
             return self._kept[start : start + PAGE]
+
+    def told(self, event: Event) -> bytes:
+        """Return an event as a message, rendered once for all who listen; called from the event loop alone."""
+        found = self._told.get(event.id)
+        if found is None:
+            if len(self._told) >= _KEPT:
+                del self._told[next(iter(self._told))]
+            found = self._told[event.id] = format_sse_event(data_str=dump(as_json(event)), id=str(event.id))
+        return found
 
     def _watch(self) -> None:
         while True:
@@ -407,7 +417,7 @@ def live(service: Service, caller: tokens.Caller | None, begin: int) -> EventStr
             async for page in found:
                 told = b""
                 for one in page:
-                    told += format_sse_event(data_str=dump(as_json(one)), id=str(one.id))
+                    told += reader.streams.tail.told(one)
                     if len(told) > _PIECE or one is page[-1]:
                         yield told
                         told = b""
