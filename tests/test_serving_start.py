@@ -138,14 +138,14 @@ def test_a_taken_port_is_named_with_the_way_out(service):
 def test_elsewhere_than_loopback_it_does_not_begin_without_a_token(service, host):
     """A-02."""
     service.options = Options(host, allowed_hosts=("shop.example",))
-    with pytest.raises(ConfigError, match="evertrain token create"):
+    with pytest.raises(Conflict, match="evertrain token create"):
         service.check()
     with service.opened.store.write() as tx:
         token, _ = tokens.create(tx, "boss", Role.ADMIN, timedelta(hours=1))
     service.check()
     with service.opened.store.write() as tx:
         tokens.revoke(tx, token.id)
-    with pytest.raises(ConfigError, match="token"):
+    with pytest.raises(Conflict, match="token"):
         service.check()
 
 
@@ -161,7 +161,7 @@ def test_on_every_address_it_does_not_begin_without_a_name_for_clients(service):
 def test_a_proxy_on_this_machine_speaks_for_the_world(service):
     service.options = Options(behind_proxy=("127.0.0.1",))
     assert service.options.needs_token
-    with pytest.raises(ConfigError, match="--behind-proxy"):
+    with pytest.raises(Conflict, match="--behind-proxy"):
         service.check()
 
 

@@ -21,8 +21,9 @@ from evertrain.states import ItemState
 from evertrain.store import champions, figures, models
 from evertrain.store.connect import Record, Tx
 
-# Per cent by which a promoted model may differ from the one before until it is worth a word.
-_WORSE, _NOTABLE, _TAKE_BACK = 0.0, 10.0, -5.0
+# Per cent by which a promoted model may differ from the one before until it is worth a word; what reads as "0.0 % worse"
+# is none.
+_WORSE, _NOTABLE, _TAKE_BACK = -0.05, 10.0, -5.0
 _SHOWN = 50
 _LONGEST = timedelta(days=36_500)
 

@@ -133,7 +133,8 @@ class Service:
         """Refuse to begin where anybody could do anything.
 
         Raises:
-            ConfigError: reachable from elsewhere and no token exists, or no name is given that clients may use.
+            Conflict: reachable from elsewhere, and no token exists.
+            ConfigError: no name is given that clients may use.
         """
         if not self.options.needs_token:
             return
@@ -142,8 +143,9 @@ class Service:
                 where = "--behind-proxy" if self.options.behind_proxy else f"--host {self.options.host}"
                 if self.options.loopback and not self.options.behind_proxy:
                     where = "--require-token"
-                raise ConfigError(
-                    "token", None, f"one made by `evertrain token create --role admin` before {where} is used"
+                raise Conflict(
+                    f"with {where} everybody must show a token, and there is none;"
+                    " `evertrain token create --role admin` makes one"
                 )
         if self.options.wildcard and not self.options.allowed_hosts:
             raise ConfigError(
