@@ -7,17 +7,26 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 SUITES = {
-    "store, decisions, data, trainers, command line": ("about 3 min", None, None),
-    "real processes, killed at every step": ("about 3 min, `make test-fast` leaves them out", None, None),
+    "store, decisions, data, trainers, command line, service, pages": ("about 10 min", None, None),
+    "real processes, killed at every step": ("about 6 min, `make test-fast` leaves them out", None, None),
     "kill at every system call": ("part of the above", shutil.which("strace"), "sudo apt install strace"),
+    "pages in a browser": (
+        "part of the above",
+        shutil.which("chromium") or shutil.which("google-chrome"),
+        "sudo apt install chromium",
+    ),
     "notifications through Apprise": (
         "seconds",
         importlib.util.find_spec("apprise"),
         ".venv/bin/pip install -e '.[notify]'",
     ),
 }
+
+
+ALONE = ("test_process_*.py", "test_slow_clients.py", "test_streams.py", "test_serving_start.py")
 
 
 def main() -> int:
@@ -27,8 +36,9 @@ def main() -> int:
     sys.stdout.flush()
     if sys.argv[1:]:
         return run(*sys.argv[1:])
-    # Tests of real processes watch the clock, so each of them has the machine to itself.
-    return run("-m", "not slow", "-n", "2", "--dist", "loadfile") or run("-m", "slow")
+    # Those that watch the clock have the machine to themselves, one at a time; the others share it.
+    alone = sorted(str(one) for name in ALONE for one in Path("tests").glob(name))
+    return run("-n", "2", "--dist", "loadfile", *(f"--ignore={one}" for one in alone)) or run(*alone)
 
 
 def run(*arguments: str) -> int:
