@@ -200,7 +200,9 @@ def test_what_was_taken_back_already_suggests_nothing(past: Past) -> None:
     assert "does not serve any more" in found.text
 
 
-@pytest.mark.parametrize(("gain", "level"), [(10.0, None), (10.01, "notable"), (0.0, None), (-0.05, None), (-0.06, "warning")])
+@pytest.mark.parametrize(
+    ("gain", "level"), [(10.0, None), (10.01, "notable"), (0.0, None), (-0.05, None), (-0.06, "warning")]
+)
 def test_the_bounds_of_remarks(past: Past, gain: float, level: str | None) -> None:
     """S1-32."""
     past.retrained(Cause.DECLARATION)

@@ -159,7 +159,19 @@ def _row_number(number: int) -> int:
 # --- document 002 -----------------------------------------------------------------------------------------------
 
 
-@manager.post("/start", operation_id="retraining_start")
+_STARTED = {"message": "Retraining monitoring started", "is_running": True}
+_STOPPED = {"message": "Retraining monitoring stopped; models serve on", "is_running": False}
+_ENDED = {
+    "model_name": "iris", "trigger_type": "data_change", "trigger_time": "2026-03-02T03:00:12Z", "status": "success",
+    "duration": 2.4, "data_hash": "5f2b8c", "description": "Data file modified: data/raw/iris.csv",
+}  # fmt: skip
+_ASKED = {
+    "message": "Retraining of iris was asked for; GET /retraining/history tells how it ends", "model_name": "iris",
+    "trigger_type": "manual", "run_id": 17, "status": "queued", "reason": "asked by ana",
+}  # fmt: skip
+
+
+@manager.post("/start", operation_id="retraining_start", responses=_example(_STARTED))
 async def start(request: Request) -> dict[str, Any]:
     """Begin to keep the models fresh."""
     service = _service(request)
@@ -169,7 +181,7 @@ async def start(request: Request) -> dict[str, Any]:
     return {"message": f"Retraining monitoring {'is on already' if was_alive else 'started'}", "is_running": running}
 
 
-@manager.post("/stop", operation_id="retraining_stop")
+@manager.post("/stop", operation_id="retraining_stop", responses=_example(_STOPPED))
 async def stop(request: Request) -> dict[str, Any]:
     """End monitoring; what runs gets time to finish, and every model serves on."""
     service = _service(request)
@@ -196,7 +208,7 @@ async def status(request: Request) -> dict[str, Any]:
     return await service.call(monitoring.status, service.opened)
 
 
-@manager.get("/history", operation_id="retraining_history")
+@manager.get("/history", operation_id="retraining_history", responses=_example({"history": [_ENDED]}))
 async def history(
     request: Request, model_name: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 20
 ) -> dict[str, Any]:
@@ -205,7 +217,7 @@ async def history(
     return {"history": await service.call(monitoring.history, service.opened, model_name, limit)}
 
 
-@manager.post("/trigger/{model_name}", operation_id="retraining_trigger")
+@manager.post("/trigger/{model_name}", operation_id="retraining_trigger", responses=_example(_ASKED))
 async def trigger(request: Request, model_name: str) -> dict[str, Any]:
     """Ask for a training by hand. Where monitoring is off it is trained before the answer."""
     service = _service(request)
