@@ -659,3 +659,19 @@ def test_listing_tokens_loads_no_server(at):
     at.ok("token", "list")
 
     assert "evertrain.server.guard" in sys.modules or "uvicorn" not in sys.modules
+
+
+def test_guessed_sessions_push_nobody_out(served, secrets, monkeypatch):
+    """A-71: what is remembered of guesses is kept apart from who is known."""
+    monkeypatch.setattr("evertrain.server.access._REMEMBERED", 3)
+    access = Access(served.opened.store)
+    try:
+        access.look()
+        token = secrets["viewer"].encode()
+        assert access.of_token(token) is not None
+        for number in range(10):
+            assert access.of_session(SESSION + f"{number:043d}".encode()) is None
+        assert access.known(token) is not None
+        assert len(access._none) == 3
+    finally:
+        access.close()

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -197,3 +198,32 @@ def test_a_loop_that_fails_begins_anew(service, monkeypatch):
     until(lambda: len(rounds) > 2, 10, "rounds after the failure")
     assert rounds[0] is not rounds[-1]
     assert service.loop.age_s < 5
+
+
+def test_a_loop_that_is_still_ending_is_not_said_to_be_on(service, monkeypatch):
+    """Who begins monitoring while the last training drains would else be told that it is on, and nothing would be."""
+    ended = threading.Event()
+    monkeypatch.setattr("evertrain.loop.Loop.run", lambda self, stop: ended.wait(20))
+    service.start_loop()
+    service.stop_loop()
+    with pytest.raises(Conflict, match="still ending"):
+        service.start_loop()
+    ended.set()
+    service.wait_for_loop(5)
+    assert service.start_loop()
+
+
+def test_a_signal_that_a_group_is_told_twice_is_one(service, monkeypatch):
+    """Of several processes each hears Ctrl-C, and the further ones hear of it from the first once more."""
+    left, now = [], [100.0]
+    monkeypatch.setattr("os._exit", left.append)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("evertrain.server.run._Server._end", lambda self: None)
+    server = run._Server(service, None, lambda: None)
+    server.handle_exit(signal.SIGINT, None)
+    now[0] += 0.9
+    server.handle_exit(signal.SIGTERM, None)
+    assert (service.stopping.is_set(), left) == (True, [])
+    now[0] += 0.2
+    server.handle_exit(signal.SIGTERM, None)
+    assert left == [128 + signal.SIGTERM]

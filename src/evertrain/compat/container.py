@@ -230,5 +230,5 @@ class Analytics:
         return [
             Insight(type, from_text(one["at"]), {"type": type, **words.record(words.INSIGHT, one)})
             for one in found
-            if one["outcomes"].get("promoted") and from_text(one["at"]) >= since
+            if one["version"] and one["new_version"] == one["version"] and from_text(one["at"]) >= since
         ]

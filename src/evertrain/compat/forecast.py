@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -50,7 +50,12 @@ def dataset_of(opened: Opened, model: str) -> str:
 
 
 def answer(
-    opened: Opened, days: int = 7, where: Mapping[str, Any] | None = None, model: str | None = None
+    opened: Opened,
+    days: int = 7,
+    where: Mapping[str, Any] | None = None,
+    model: str | None = None,
+    *,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Return a forecast with a recommendation for the stock, as plain values.
 
@@ -67,7 +72,7 @@ def answer(
     name = model_of(opened, model)
     target = opened.project().models[name].target
     wanted = {column: value for column, value in (where or {}).items() if value is not None}
-    found = filtered(opened, name, wanted, max(days, LEAD_TIME_DAYS), [95])
+    found = filtered(opened, name, wanted, max(days, LEAD_TIME_DAYS), [95], stop=stop)
     if found.freq != "D":
         raise ConfigError("model", name, f"one that forecasts days; periods of this one are {found.freq}")
     lower, upper = found.intervals["lo-95"], found.intervals["hi-95"]

@@ -247,6 +247,9 @@ class AutomatedRetrainingService:
             fit = runs.speaking_fit(tx, done.run_id)
         if fit is None:
             return self._without_training(done.model, outcome, done.reason)
+        # The numbers are those of the widest partition, so the word is its own, too.
+        promoted = fit.state == "promoted"
+        outcome = "promoted" if promoted else "refused" if fit.state == "rejected" else outcome
         shown = json.loads(fit.scores)
         change = scores.improvement(done.score, done.old_score, done.new_score) if done.score else None
         measured = change is not None and change.points == change.points

@@ -34,6 +34,7 @@ STATIC = Path(__file__).parent / "static"
 """Give both to `evertrain.server.app.create`: routers, and a folder of static files."""
 
 _waiting = anyio.CapacityLimiter(_AWAITED)
+_asking = anyio.CapacityLimiter(4)  # a model may be made for a question: those who wait for it hold no other's thread
 
 
 def _service(request: Request) -> Service:
@@ -290,4 +291,7 @@ async def forecasts(request: Request, wanted: Wanted, model: str | None = None) 
         listed = value if isinstance(value, list) else [value]
         if value is not None and not all(isinstance(one, Value) for one in listed):
             raise ConfigError(name, value, "a text, a number, true or false, or a list of them")
-    return await service.call(forecast.answer, service.opened, wanted.days, where, model)
+    return await anyio.to_thread.run_sync(
+        lambda: forecast.answer(service.opened, wanted.days, where, model, stop=service.stopping.is_set),
+        limiter=_asking,
+    )

@@ -128,7 +128,9 @@ def _loop(tx: Tx) -> Iterator[Need]:
     if tx.now - signed > _NO_SIGN:
         said = f"the loop (process {held['process']['pid']}) gave its last sign {spoken(tx.now - signed)} ago"
         yield Need("silent_loop", Urgency.CRITICAL, None, said, signed, "stop", Call("POST", "/api/v1/monitoring/stop"))
-    if oldest is None or tx.now - from_text(oldest.at) <= _TOO_LONG or models.is_paused(tx, oldest.model):
+    if oldest is None or oldest.state != "queued":  # one that runs has workers, however long it takes
+        return
+    if tx.now - from_text(oldest.at) <= _TOO_LONG or models.is_paused(tx, oldest.model):
         return
     if items.held_until(tx, oldest.id) is None:
         waits = spoken(tx.now - from_text(oldest.at))

@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -85,6 +85,13 @@ def over_time(opened: Opened, model: str, key: KeyText | None = None, limit: int
         if before.rolled_back
     ]
     score = next((one.score for one in fits if one.score), None) or found.spec.gate.score
+    # A model may have been judged by another score before: one line is of one score.
+    fits = [
+        one
+        if one.score in (None, score)
+        else replace(one, value=one.scores.get(score) if score else None, champion_value=None, improvement=None)
+        for one in fits
+    ]
     known = scores.get(score) if score else None
     before: Mapping[str, float | None] = {}
     if fits:

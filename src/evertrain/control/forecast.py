@@ -47,6 +47,7 @@ def filtered(
     level: Sequence[int] | None = None,
     *,
     progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Forecast:
     """Return the forecast of the rows that have these values.
 
@@ -56,6 +57,7 @@ def filtered(
 
     Args:
         where: a value, or a list of values, by column.
+        stop: asked again and again; where it answers true the question is given up.
 
     Raises:
         DataError: a column does not exist, or too few rows have these values.
@@ -71,7 +73,7 @@ def filtered(
     if named:
         with suppress(NoModelYet, NotFound):
             return reader.read({name: values[0] for name, values in wanted.items()}, h, level, exactly=True)
-    question = _Temporary(opened, spec, wanted, h, level, progress)
+    question = _Temporary(opened, spec, wanted, h, level, progress, stop)
     if named:  # "3" may have been typed for the partition 3
         with suppress(NoModelYet, NotFound):
             return reader.read({name: values[0] for name, values in question.where.items()}, h, level, exactly=True)
@@ -144,12 +146,13 @@ class _Temporary:
         h: int | None,
         level: Sequence[int] | None,
         progress: Progress | None,
+        stop: Callable[[], bool],
     ) -> None:
         assert spec.series is not None
         self.opened, self.spec = opened, spec
         series = asked_for(spec, h, level)
         self.h, self.level = series.h, series.level
-        self.progress = progress
+        self.progress, self.stop = progress, stop
         with opened.store.read() as tx:
             project = models.project(tx)
             self.model = models.by_name(tx, spec.name)
@@ -178,7 +181,7 @@ class _Temporary:
         key = self._key()
         if found := self._kept(key):
             return found
-        with _alone(self.opened, self.said):
+        with _alone(self.opened, self.said, self.stop):
             if found := self._kept(key):  # another has made it meanwhile
                 return found
             answer = self._made()
@@ -293,6 +296,7 @@ class _Temporary:
         try:
             executor.start(job)
             while True:
+                _go_on(self.stop)
                 for _, message in executor.poll(0.2):
                     if isinstance(message, Lost):
                         raise TrainingError(f"the forecast of rows where {self.said} {message.reason}")
@@ -320,8 +324,13 @@ def _typed(kind: str, value: Any, name: str) -> Any:
     return found.isoformat() if hasattr(found, "isoformat") else found
 
 
+def _go_on(stop: Callable[[], bool]) -> None:
+    if stop():
+        raise Conflict("this process is about to end; ask again when the next one answers")
+
+
 @contextmanager
-def _alone(opened: Opened, said: str) -> Iterator[None]:
+def _alone(opened: Opened, said: str, stop: Callable[[], bool]) -> Iterator[None]:
     """Let one process at a time make a temporary forecast: a page of filters must not starve training."""
     path = opened.home.folder / "temporary.lock"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -338,6 +347,7 @@ def _alone(opened: Opened, said: str) -> Iterator[None]:
                         f"another forecast of filtered rows is being made, and was not done in"
                         f" {opened.settings.temporary_s:g} s; ask for {said} again later"
                     ) from None
+                _go_on(stop)
                 time.sleep(0.05)
         yield
     finally:

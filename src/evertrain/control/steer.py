@@ -74,7 +74,9 @@ def remove_schedule(opened: Opened, number: int, *, actor: str) -> Scheduled:
     """
     with opened.store.write(actor) as tx:
         row = schedules.remove(tx, number)
-        models.declare_again(tx, row.model)  # a drop of a score is one of its triggers no longer
+        declared = models.project(tx)
+        if declared is not None and row.model in declared.models:
+            models.declare_again(tx, row.model)  # a drop of a score is one of its triggers no longer
     return _told(row, zone_of(opened.project()))
 
 

@@ -220,12 +220,14 @@ def score(value: float | None, name: str | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Return a change with its sign.
+    """Return a change for the better or the worse in words: beside an error a sign would say the opposite.
 
-    >>> percent(3.21), percent(None)
-    ('+3.2 %', '-')
+    >>> percent(3.21), percent(-0.4), percent(0.0), percent(None)
+    ('3.2 % better', '0.4 % worse', 'no change', '-')
     """
-    return "-" if value is None else f"{value:+.1f} %"
+    if value is None:
+        return "-"
+    return "no change" if abs(value) < 0.05 else f"{abs(value):.1f} % {'better' if value > 0 else 'worse'}"
 
 
 def segment(value: object) -> str:

@@ -53,7 +53,8 @@ class Access:
         self._lock = threading.Lock()
         self._epoch = -1
         self._read_at = float("-inf")
-        self._known: OrderedDict[bytes, Found | None] = OrderedDict()  # None: a session that is none
+        self._known: OrderedDict[bytes, Found] = OrderedDict()
+        self._none: OrderedDict[bytes, None] = OrderedDict()  # sessions that are none, apart: guesses push nobody out
         self._active: dict[int, Found] = {}
         self._wrong = Limiter(WRONG_TOKENS_A_MINUTE)
         self._told: dict[str, tuple[float, int]] = {}  # address -> when it was told of, and the tries since
@@ -108,7 +109,7 @@ class Access:
         if not _SESSION.fullmatch(secret):
             return None
         digest = hashlib.sha256(secret).digest()
-        if digest in self._known and self._known[digest] is None:
+        if digest in self._none:
             return None  # a page left open asks with the cookie of an ended session again and again
         own = secret.removeprefix(SESSION).decode()
         return self._find(secret, lambda tx: tokens.session(tx, own), remember_wrong=True)
@@ -119,10 +120,15 @@ class Access:
             found, epoch = ask(tx), tokens.epoch(tx)
         with self._lock:
             # Read before something was taken away, and arriving here after: that must not be remembered.
-            if epoch == self._epoch and (found or remember_wrong):
-                self._known[hashlib.sha256(secret).digest()] = found
-                while len(self._known) > _REMEMBERED:
-                    self._known.popitem(last=False)
+            if epoch == self._epoch:
+                digest = hashlib.sha256(secret).digest()
+                if found:
+                    self._known[digest] = found
+                elif remember_wrong:
+                    self._none[digest] = None
+                for kept in (self._known, self._none):
+                    while len(kept) > _REMEMBERED:
+                        kept.popitem(last=False)
         return found[0] if found else None
 
     def log_in(self, secret: bytes, peer: str) -> str | None:
@@ -208,6 +214,7 @@ class Access:
             if active is not None and epoch > self._epoch:
                 self._epoch = epoch
                 self._known.clear()
+                self._none.clear()
                 self._active = {one.id: (Caller(one.name, one.role, one.id), one.expires_at) for one in active}
 
     def _begin_looking(self) -> None:

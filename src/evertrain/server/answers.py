@@ -44,6 +44,8 @@ _AGED_S = 1.0  # without a look at the store, after which answers tell their age
 _STALE_S = 5.0  # likewise, after which they warn
 _KEPT_BYTES = 32 << 20
 _KEPT_QUESTIONS = 10_000
+_KEPT_ADDRESS = 512  # bytes of one that is kept
+_MOST_RENDERS = 64  # answers that wait to be made at once
 _KEPT_VARIANTS = 20  # of one place
 _BEFORE, _AFTER = "/api/v1/models/", "/forecast"
 
@@ -162,9 +164,10 @@ class Answers:
                 values[name] = value
         variant = h, tuple(sorted(set(level))) or None
         found = _Question((path[len(_BEFORE) : -len(_AFTER)], tuple(sorted(values.items()))), variant)
-        if len(self._questions) >= _KEPT_QUESTIONS:
-            self._questions.pop(next(iter(self._questions)))
-        self._questions[path, query] = found
+        if len(path) + len(query) <= _KEPT_ADDRESS:
+            if len(self._questions) >= _KEPT_QUESTIONS:
+                self._questions.pop(next(iter(self._questions)))
+            self._questions[path, query] = found
         return found
 
     # --- looking --------------------------------------------------------------------------------------------------
@@ -265,6 +268,8 @@ class Answers:
         key = id(kept), question.variant
         task = self._renders.get(key)
         if task is None:
+            if len(self._renders) >= _MOST_RENDERS:
+                raise StoreBusy("many forecasts of other periods are being made; try again in a moment")
             limiter = self._quick if kept.stored.holds(*question.variant) else self._slow
             task = asyncio.create_task(self._render(question, kept, limiter))
             task.add_done_callback(_seen)

@@ -45,6 +45,7 @@ _ODD_PATH = re.compile(
     rb"|%(?:2[DdEeFf]|5[CcFf]|7[EeFf]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|[01][0-9A-Fa-f])"
 )
 _CLOSE = (b"connection", b"close")
+_FORM_BYTES = 4096
 _GONE = 499  # what others, too, write to their logs where the client left first
 _PREFLIGHT: Headers = [
     (b"access-control-allow-methods", b"GET, POST, PATCH, DELETE"),
@@ -307,6 +308,8 @@ class Guard:
                 415, f"Content-Type {printable(kind)[:100] or 'is missing'}; allowed: {', '.join(route.takes)}"
             )
         limit = self.options.upload_bytes if route.upload else self.options.body_bytes
+        if route.takes == rights.FORM:  # a token and nothing else, from anybody
+            limit = min(limit, _FORM_BYTES)
         if int(found.get(b"content-length", b"0")) > limit:
             raise Refused(413, limits.too_large(limit).detail)
         return Body(receive, limit)

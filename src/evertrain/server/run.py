@@ -13,6 +13,7 @@ import resource
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from types import FrameType
@@ -34,6 +35,7 @@ _GRACE_S = 5  # for answers that are on their way when the loop has ended
 _UNREAD_MS = 20_000  # after which a connection is cut whose client takes nothing of what was sent
 _LAST_S = 25  # after the time that trainings get: whatever hangs then is left behind
 _FILES = 65_536
+_SAME_S = 1.0  # a terminal or systemd tells every process of a group, and the first one tells the others once more
 
 
 def bind(options: Options) -> socket.socket:
@@ -117,7 +119,7 @@ class _Server(uvicorn.Server):
                 timeout_keep_alive=30,
             )
         )
-        self._service, self._on_ready = service, on_ready
+        self._service, self._on_ready, self._asked = service, on_ready, time.monotonic()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -125,7 +127,10 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the name is uvicorn's
         if self._service.stopping.is_set():
-            os._exit(128 + sig)  # asked twice: at once
+            if time.monotonic() - self._asked >= _SAME_S:
+                os._exit(128 + sig)  # asked twice: at once
+            return
+        self._asked = time.monotonic()
         self._service.stopping.set()
         threading.Thread(target=self._end, name="ending", daemon=True).start()
 

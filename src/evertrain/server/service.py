@@ -167,12 +167,16 @@ class Service:
         Where another process does so already this one helps to train, and takes over when the other is gone.
 
         Raises:
-            Conflict: the service is about to end.
+            Conflict: the service, or the loop before, is about to end.
         """
         with self._lock:
             if self.stopping.is_set():
                 raise Conflict("the service is about to end; models serve on elsewhere")
             if self._thread is not None and self._thread.is_alive():
+                with self.opened.store.read() as tx:
+                    held = leases.holder(tx, LOOP_ROLE)
+                if self._loop_stop.is_set() or (held and held["stop_requested"]):
+                    raise Conflict("the loop is still ending, what runs gets its time; start it again in a moment")
                 return False
             self._loop_stop.clear()
             self._loop = Loop(self.opened)

@@ -352,11 +352,12 @@ class _Child:
             DataError: it took longer than it may.
         """
         deadline, rest, asked = time.monotonic() + _READ_S, b"", 0.0
+        waiting = select.poll()  # not select(): beside a thousand connections its numbers are too small
+        waiting.register(descriptor, select.POLLIN)
         while True:
             if self._stopping.is_set() and not asked:
                 asked = time.monotonic() + _END_S
-            ready, _, _ = select.select([descriptor], [], [], 0.1)
-            if ready:
+            if waiting.poll(100):
                 part = os.read(descriptor, 1 << 16)
                 if not part:
                     self._process.wait(_END_S)  # so that its own end is seen, and not the one we bring

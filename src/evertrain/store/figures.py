@@ -222,7 +222,7 @@ def oldest_champions(tx: Tx) -> dict[str, str]:
 def oldest_waiting(tx: Tx) -> Record | None:
     """Return run, model and moment of the request that has waited longest for a worker; None when nothing waits."""
     return tx.row(
-        "SELECT r.id, m.name AS model, r.created_at AS at FROM runs r INDEXED BY runs_open JOIN models m ON m.id = r.model_id"
+        "SELECT r.id, r.state, m.name AS model, r.created_at AS at FROM runs r INDEXED BY runs_open JOIN models m ON m.id = r.model_id"
         " WHERE r.state IN ('queued', 'running')"
         " AND EXISTS (SELECT 1 FROM items i WHERE i.run_id = r.id AND i.state = 'waiting') ORDER BY r.id LIMIT 1"
     )

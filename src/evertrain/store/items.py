@@ -168,7 +168,7 @@ def end_items(tx: Tx, owner: str, ends: Sequence[End]) -> None:
     """
     changed = tx.many(
         "UPDATE items SET state = :state, owner = NULL, ended_at = :now, reason = :reason, error_class = :error_class,"
-        " error = :error, seconds = :seconds, cpu_s = :cpu_s, peak_mb = :peak_mb"
+        " error = :error, seconds = :seconds, cpu_s = coalesce(cpu_s + :cpu_s, :cpu_s, cpu_s), peak_mb = :peak_mb"
         f" WHERE {_MINE} AND (cancel_requested = 0 OR :state = 'cancelled')",
         [
             {
@@ -254,7 +254,7 @@ def retry_items(tx: Tx, owner: str, ends: Sequence[End], *, delay_s: float, cras
             "  WHEN attempt >= (SELECT json_extract(spec, '$.max_attempts') FROM models WHERE id = items.model_id)"
             "   THEN 'failed' ELSE 'waiting' END,"
             " owner = NULL, available_at = :later, reason = :reason, error_class = :error_class, error = :error,"
-            f" seconds = :seconds, cpu_s = :cpu_s, peak_mb = :peak_mb WHERE {_MINE}"
+            f" seconds = :seconds, cpu_s = coalesce(cpu_s + :cpu_s, :cpu_s, cpu_s), peak_mb = :peak_mb WHERE {_MINE}"
             " RETURNING state, run_id, attempt, partition_id, wanted",
             id=end.item_id,
             owner=owner,

@@ -101,19 +101,24 @@
     waiting = setTimeout(() => { waiting = 0; last = Date.now(); refresh().catch(() => live(false)); }, pause);
   }
   function listen() {
-    let wait = 1000, opened = false;
+    let wait = 1000, opened = false, stream = null;
     const begin = () => {
+      stream?.close();
+      if (document.hidden) return;
       const behind = $("#events-list[data-follow]")?.dataset.newest;
-      const stream = new EventSource(`/api/v1/events/live${behind ? `?after=${behind}` : ""}`);
+      stream = new EventSource(`/api/v1/events/live${behind ? `?after=${behind}` : ""}`);
       stream.onopen = () => { live(true); wait = 1000; if (opened) soon(); opened = true; };
       stream.onmessage = (message) => { soon(); append(message); };
       stream.onerror = () => {
         live(false);
         if (stream.readyState === EventSource.CLOSED) { setTimeout(begin, wait); wait = Math.min(wait * 2, 30000); }
       };
-      addEventListener("pagehide", () => stream.close());
     };
     begin();
+    addEventListener("pagehide", () => stream?.close());
+    addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+    // A browser opens six connections to one host, over all tabs: those that nobody looks at give theirs back.
+    addEventListener("visibilitychange", () => { if (document.hidden) stream?.close(); else begin(); });
   }
   function append(message) {
     const list = $("#events-list[data-follow]");
@@ -143,20 +148,21 @@
   /* --- a run, live --- */
   function follow(id) {
     const log = $("#log"), bar = $("#run-bar");
-    const stream = new EventSource(`/api/v1/runs/${id}/events?after=${log.dataset.newest}`);
+    let stream = null, newest = log.dataset.newest, over = false;
     const say = (text) => {
       const near = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
       log.append(logLine(null, text));
       while (log.children.length > 500) log.firstChild.remove();
       if (near) log.scrollTop = log.scrollHeight;
     };
-    stream.onmessage = (message) => {
+    const heard = (message) => {
       const told = JSON.parse(message.data);
+      newest = message.lastEventId || newest;
       if (told.type === "progress") say(told.data);
       else if (told.type === "error") say("Error: " + told.data);
-      else { say("Ended: " + (told.data.status || "")); stream.close(); soon(); }
+      else { say("Ended: " + (told.data.status || "")); over = true; stream.close(); soon(); }
     };
-    stream.addEventListener("state", (message) => {
+    const moved = (message) => {
       const told = JSON.parse(message.data);
       if (bar && told.total) {
         const p = $("progress", bar);
@@ -167,9 +173,18 @@
       }
       const saying = $("[data-saying]");
       if (saying) saying.textContent = told.text;
-    });
-    stream.onerror = () => { if (stream.readyState === EventSource.CLOSED) soon(); };
-    addEventListener("pagehide", () => stream.close());
+    };
+    const begin = () => {
+      stream?.close();
+      if (over || document.hidden) return;
+      stream = new EventSource(`/api/v1/runs/${id}/events?after=${newest}`);
+      stream.onmessage = heard;
+      stream.addEventListener("state", moved);
+      stream.onerror = () => { if (stream.readyState === EventSource.CLOSED) soon(); };
+    };
+    begin();
+    addEventListener("pagehide", () => stream?.close());
+    addEventListener("visibilitychange", () => { if (document.hidden) stream?.close(); else begin(); });
   }
 
   /* --- actions --- */
