@@ -69,6 +69,13 @@ def test_lists_are_filtered_by_what_is_allowed_alone(api):
     assert api.get("/decisions", fired="true", cause="manual")["items"][0]["reason"].startswith("asked by")
 
 
+def test_the_events_of_a_model_hold_what_became_of_its_runs(api):
+    model = next(one["model"] for one in api.get("/runs")["items"] if one["state"] == "succeeded")
+    for kind in ("run.started", "items.settled", "run.ended"):
+        found = api.get("/events", model=model, kind=kind)["items"]
+        assert {one["model"] for one in found} == {model}, kind
+
+
 def test_events_come_newest_first_without_a_gap(api):
     numbers = [one["id"] for one in pages(api, "/events", limit=7)]
     assert numbers == list(range(numbers[0], 0, -1))

@@ -97,7 +97,11 @@ class Tx:
         actor: str | None = None,
         **data: Any,
     ) -> None:
-        """Append to the log, in this transaction."""
+        """Append to the log, in this transaction; what belongs to a run belongs to its model."""
+        if model is None and run_id is not None:
+            model = self.value(
+                "SELECT m.name FROM runs r JOIN models m ON m.id = r.model_id WHERE r.id = :id", id=run_id
+            )
         row = {"at": self.now_text, "kind": event_kind, "model": model, "run_id": run_id, "actor": actor or self.actor}
         self.run(
             "INSERT INTO events(at, kind, model, run_id, actor, data)"
